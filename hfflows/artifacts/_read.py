@@ -1,0 +1,320 @@
+"""A tree to files on disk: ranged reads in parallel, every segment checked.
+
+Files are written into a temporary sibling of the target, which is renamed into place when
+all of it is there and right; a reader of the target sees everything or nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from bisect import bisect_right
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hfflows.errors import (
+    DiskSpaceError,
+    IntegrityError,
+    ObjectNotFoundError,
+    SettingsError,
+    TargetError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from typing_extensions import Buffer
+
+    from hfflows.artifacts._tree import Segment, Tree, TreeFile
+    from hfflows.storage import Get
+
+READS_IN_FLIGHT = 8
+RUN_BYTES = 16 * 1024 * 1024
+"""Longest run of an object that is read at once."""
+
+_DISK_RESERVE_BYTES = 16 * 1024 * 1024  # directories, and whoever else writes
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A segment and where its bytes belong."""
+
+    segment: Segment
+    file: TreeFile
+    file_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Segments that follow each other in one object and are read together."""
+
+    key: str
+    offset: int
+    length: int
+    parts: tuple[_Placed, ...]
+
+
+def matches(path: str, allow: Sequence[str] | None, ignore: Sequence[str] | None) -> bool:
+    """Return whether patterns select a path, with the Hub client's meaning.
+
+    Source: `huggingface_hub.utils.filter_repo_objects`: `fnmatch`, case-sensitive, `*`
+    crosses `/`, and a pattern that ends in `/` means everything below.
+    """
+
+    def hit(patterns: Sequence[str]) -> bool:
+        return any(
+            fnmatchcase(path, f"{pattern}*" if pattern.endswith("/") else pattern)
+            for pattern in patterns
+        )
+
+    return (allow is None or hit(allow)) and (ignore is None or not hit(ignore))
+
+
+def load_tree(store: Get, tree: Tree, path: Path) -> None:
+    """Fill the absent or empty directory `path` with the files of `tree`.
+
+    Raises:
+        TargetError: `path` is a file, or a directory with something in it.
+        DiskSpaceError: The file system has too little room; nothing was written.
+        IntegrityError: An object is missing or its bytes are not what was saved; names
+            the file and the object, and `path` is left as it was.
+    """
+    path = path.absolute()
+    _check_target(path, tree.size_bytes)
+    staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    try:
+        _fill(store, tree, staging)
+        staging.chmod(0o777 & ~_umask())
+        _put_in_place(staging, path)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_objects(store: Get, tree: Tree) -> list[str]:
+    """Read every byte of a tree and return what is wrong with it, a line per file."""
+    problems: dict[str, None] = {}
+
+    def check(run: _Run) -> None:
+        for part, _data in _verified(store, run, problems=problems):
+            del part
+
+    _for_each(check, _runs(tree.files))
+    return list(problems)
+
+
+def _check_target(path: Path, size_bytes: int) -> None:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        kind = "is a file" if not path.is_dir() else "is not empty"
+        msg = f"{path} {kind}; load into a new or empty directory, nothing is ever mixed."
+        raise TargetError(msg, path=str(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"The directory {path.parent} cannot be made: {error.strerror}."
+        raise TargetError(msg, path=str(path)) from error
+    check_free_disk(path.parent, size_bytes)
+
+
+def check_free_disk(directory: Path, size_bytes: int) -> None:
+    """Refuse to begin what the file system of `directory` has no room for.
+
+    Raises:
+        DiskSpaceError: States what is needed and what is free, in bytes.
+    """
+    free = shutil.disk_usage(directory).free
+    if size_bytes + _DISK_RESERVE_BYTES > free:
+        msg = (
+            f"{directory} has {free:,} bytes free, {size_bytes:,} and a little room are needed. "
+            "Free some space, or load elsewhere (path=…, or TMPDIR for temporary directories)."
+        )
+        raise DiskSpaceError(msg, path=str(directory), free_bytes=free, needed_bytes=size_bytes)
+
+
+def _fill(store: Get, tree: Tree, root: Path) -> None:
+    for name in tree.directories:
+        (root / name).mkdir(parents=True, exist_ok=True)
+    for file in tree.files:
+        location = root / file.path
+        location.parent.mkdir(parents=True, exist_ok=True)
+        mode = 0o777 if file.is_executable else 0o666
+        descriptor = os.open(location, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        os.close(descriptor)
+
+    def fetch(run: _Run) -> None:
+        for part, data in _verified(store, run):
+            descriptor = os.open(root / part.file.path, os.O_WRONLY)
+            try:
+                _write_at(descriptor, data, part.file_offset)
+            finally:
+                os.close(descriptor)
+
+    try:
+        _for_each(fetch, _runs(tree.files))
+    except OSError as error:
+        if isinstance(error, ObjectNotFoundError) or error.errno is None:
+            raise
+        msg = f"Writing under {root.parent} failed: {error.strerror}. Nothing was left behind."
+        raise TargetError(msg, path=str(root.parent)) from error
+    for name, target in tree.symlinks:  # last, so that no write goes through one
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).symlink_to(target)
+
+
+def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count
+
+
+def _put_in_place(staging: Path, path: Path) -> None:
+    try:
+        staging.replace(path)
+    except OSError as error:
+        msg = f"{path} was taken while it was being loaded ({error.strerror}); load elsewhere."
+        raise TargetError(msg, path=str(path)) from error
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def _runs(files: Iterable[TreeFile]) -> Iterator[_Run]:
+    """Group segments that touch each other in an object, up to `RUN_BYTES`."""
+    by_object: dict[str, list[_Placed]] = {}
+    for file in files:
+        position = 0
+        for segment in file.segments:
+            by_object.setdefault(segment.key, []).append(_Placed(segment, file, position))
+            position += segment.length
+    for key, placed in by_object.items():
+        placed.sort(key=lambda part: part.segment.offset)
+        parts = [placed[0]]
+        for part in placed[1:]:
+            begin, end = parts[0].segment.offset, max(_end(p.segment) for p in parts[-1:])
+            if part.segment.offset != end or _end(part.segment) - begin > RUN_BYTES:
+                yield _run(key, parts)
+                parts = []
+            parts.append(part)
+        yield _run(key, parts)
+
+
+def _end(segment: Segment) -> int:
+    return segment.offset + segment.length
+
+
+def _run(key: str, parts: list[_Placed]) -> _Run:
+    offset = parts[0].segment.offset
+    return _Run(key, offset, _end(parts[-1].segment) - offset, tuple(parts))
+
+
+def _verified(
+    store: Get, run: _Run, *, problems: dict[str, None] | None = None
+) -> Iterator[tuple[_Placed, memoryview]]:
+    """Yield each segment's bytes once they are known to be right.
+
+    Args:
+        store: Where the object lies.
+        run: What to read.
+        problems: When given, what is wrong is noted there instead of raised.
+    """
+    try:
+        data = memoryview(store.get_range(run.key, run.offset, run.length))
+    except (ObjectNotFoundError, IntegrityError) as error:
+        what = "missing" if isinstance(error, ObjectNotFoundError) else "cut short"
+        for part in run.parts:
+            _report(part, what, problems, cause=error)
+        return
+    for part in run.parts:
+        begin = part.segment.offset - run.offset
+        piece = data[begin : begin + part.segment.length]
+        if hashlib.sha256(piece).hexdigest() != part.segment.sha256:
+            _report(part, "damaged", problems)
+        else:
+            yield part, piece
+
+
+def _report(
+    part: _Placed,
+    what: str,
+    problems: dict[str, None] | None,
+    cause: Exception | None = None,
+) -> None:
+    text = f"{part.file.path}: the object {part.segment.key} is {what}."
+    if problems is not None:
+        problems[text] = None
+        return
+    msg = f"{text} Nothing was loaded. Load another artifact, or save this one again."
+    raise IntegrityError(msg, path=part.file.path, key=part.segment.key) from cause
+
+
+def _for_each(function: Callable[[_Run], None], runs: Iterable[_Run]) -> None:
+    pool = ThreadPoolExecutor(READS_IN_FLIGHT, thread_name_prefix="hfflows-load")
+    try:
+        for future in [pool.submit(function, run) for run in runs]:
+            future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class SegmentReader(io.RawIOBase):
+    """A file of an artifact as a seekable binary stream over ranged reads.
+
+    Each segment is fetched once when it is first touched, verified, and the last one kept.
+    """
+
+    def __init__(self, store: Get, file: TreeFile) -> None:
+        super().__init__()
+        self.name = file.path
+        self._store = store
+        self._file = file
+        self._starts = [0]
+        for segment in file.segments:
+            self._starts.append(self._starts[-1] + segment.length)
+        self._position = 0
+        self._held: tuple[int, memoryview] | None = None
+
+    def readable(self) -> bool:  # docstring inherited
+        return True
+
+    def seekable(self) -> bool:  # docstring inherited
+        return True
+
+    def tell(self) -> int:  # docstring inherited
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:  # docstring inherited
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size_bytes}
+        if whence not in base or base[whence] + offset < 0:
+            msg = f"Cannot seek to {offset} (whence {whence}) in {self.name}."
+            raise SettingsError(msg)
+        self._position = base[whence] + offset
+        return self._position
+
+    def readinto(self, buffer: Buffer) -> int:  # docstring inherited
+        if self._position >= self._file.size_bytes:
+            return 0
+        index = bisect_right(self._starts, self._position) - 1
+        data = self._segment(index)[self._position - self._starts[index] :]
+        target = memoryview(buffer).cast("B")
+        count = min(len(target), len(data))
+        target[:count] = data[:count]
+        self._position += count
+        return count
+
+    def _segment(self, index: int) -> memoryview:
+        if self._held is None or self._held[0] != index:
+            segment = self._file.segments[index]
+            placed = _Placed(segment, self._file, self._starts[index])
+            run = _Run(segment.key, segment.offset, segment.length, (placed,))
+            for _part, data in _verified(self._store, run):
+                self._held = (index, data)
+        assert self._held is not None  # noqa: S101 - _verified yields or raises
+        return self._held[1]

@@ -1,0 +1,130 @@
+"""The default engine: obstore, for s3, gs, az, file and memory.
+
+It takes 2 to 5 times less CPU than s3fs and releases the GIL in every call, so plain
+threads give parallel transfers.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import obstore
+
+from hfflows.errors import IntegrityError, ObjectNotFoundError
+from hfflows.storage._errors import mapped_errors
+from hfflows.storage._protocol import ObjectInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from obstore.store import ObjectStore
+    from typing_extensions import Buffer
+
+PART_BYTES = 16 * 1024 * 1024
+"""Part of a multipart upload; S3 allows 10,000 parts, so objects of up to 156 GiB."""
+
+PARTS_IN_FLIGHT = 8
+
+RETRIES: dict[str, Any] = {
+    # A dead endpoint is reported within seconds; the task's own retries wait longer.
+    "max_retries": 5,
+    "retry_timeout": timedelta(seconds=30),
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=100),
+        "max_backoff": timedelta(seconds=3),
+        "base": 2,
+    },
+}
+
+
+class ObstoreStore:
+    """A `Store` on any obstore store.
+
+    Args:
+        engine: Store whose root is the root of the keys.
+        url: What `url` answers; without credentials.
+        is_sorted: Whether the engine lists keys in order. A local directory does not.
+    """
+
+    def __init__(self, engine: ObjectStore, url: str, *, is_sorted: bool = True) -> None:
+        self._engine = engine
+        self._url = url
+        self._is_sorted = is_sorted
+
+    @property
+    def url(self) -> str:  # docstring inherited
+        return self._url
+
+    def __repr__(self) -> str:
+        return f"<Store {self._url}>"
+
+    def get(self, key: str) -> bytes:  # docstring inherited
+        with mapped_errors(self._url, key):
+            return bytes(obstore.get(self._engine, key).bytes())
+
+    def get_range(self, key: str, offset: int, length: int) -> Buffer:  # docstring inherited
+        if length == 0:
+            return b""
+        with mapped_errors(self._url, key):
+            data = obstore.get_range(self._engine, key, start=offset, length=length)
+        if len(data) != length:
+            msg = (
+                f"{self._url}: {key} ends at byte {offset + len(data)}, "
+                f"{offset + length} were expected: the object was cut short."
+            )
+            raise IntegrityError(msg, key=key, store_url=self._url)
+        return data
+
+    def head(self, key: str) -> ObjectInfo | None:  # docstring inherited
+        try:
+            with mapped_errors(self._url, key):
+                meta = obstore.head(self._engine, key)
+        except ObjectNotFoundError:
+            return None
+        return ObjectInfo(key, meta["size"], meta["last_modified"])
+
+    def put(self, key: str, data: Buffer) -> None:  # docstring inherited
+        with mapped_errors(self._url, key):
+            obstore.put(self._engine, key, data, use_multipart=False)
+
+    def put_stream(self, key: str, chunks: Iterable[Buffer]) -> None:  # docstring inherited
+        with mapped_errors(self._url, key):
+            obstore.put(
+                self._engine,
+                key,
+                iter(chunks),
+                chunk_size=PART_BYTES,
+                max_concurrency=PARTS_IN_FLIGHT,
+            )
+
+    def create(self, key: str, data: Buffer) -> None:  # docstring inherited
+        with mapped_errors(self._url, key):
+            obstore.put(self._engine, key, data, mode="create", use_multipart=False)
+
+    def list(
+        self, prefix: str, *, after: str | None = None
+    ) -> Iterator[ObjectInfo]:  # docstring inherited
+        pages = self._pages(prefix, after)
+        if self._is_sorted:
+            yield from pages
+        else:
+            yield from sorted(pages, key=lambda info: info.key)
+
+    def _pages(self, prefix: str, after: str | None) -> Iterator[ObjectInfo]:
+        with mapped_errors(self._url, prefix):
+            stream = obstore.list(self._engine, prefix or None, offset=after)
+            for page in stream:
+                for meta in page:
+                    yield ObjectInfo(meta["path"], meta["size"], meta["last_modified"])
+
+    def delete(self, keys: Sequence[str]) -> None:  # docstring inherited
+        if not keys:
+            return
+        try:
+            with mapped_errors(self._url, keys[0]):
+                obstore.delete(self._engine, [*keys])
+        except ObjectNotFoundError:
+            if len(keys) > 1:  # a directory stops at the first absent key, a bucket does not
+                for key in keys:
+                    self.delete([key])

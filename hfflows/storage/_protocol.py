@@ -1,0 +1,108 @@
+"""The protocol between hfflows and anything that keeps objects under keys.
+
+A function asks for the narrowest capability it needs (`Get`, not `Store`). Keys are
+`/`-separated, built by `hfflows.keys` and relative to the store's root. All methods are
+thread-safe; errors are `hfflows.errors.StorageError`s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    from typing_extensions import Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a listing says of one object."""
+
+    key: str
+    size_bytes: int
+    modified_at: datetime
+
+
+class Get(Protocol):
+    """Reading."""
+
+    def get(self, key: str) -> bytes:
+        """Return the whole object.
+
+        Raises:
+            ObjectNotFoundError: No object at `key`.
+        """
+        ...
+
+    def get_range(self, key: str, offset: int, length: int) -> Buffer:
+        """Return exactly `length` bytes from `offset`.
+
+        Raises:
+            ObjectNotFoundError: No object at `key`.
+            IntegrityError: The object ends before `offset + length`.
+        """
+        ...
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Return the object's size and time, or `None` when there is no such object."""
+        ...
+
+
+class Put(Protocol):
+    """Writing. A key appears with all its bytes, or not at all."""
+
+    def put(self, key: str, data: Buffer) -> None:
+        """Write an object, replacing whatever was at `key`."""
+        ...
+
+    def put_stream(self, key: str, chunks: Iterable[Buffer]) -> None:
+        """Write an object of unknown or great size from its pieces, in order.
+
+        When `chunks` raises, nothing appears at `key`.
+        """
+        ...
+
+    def create(self, key: str, data: Buffer) -> None:
+        """Write an object only if none is at `key`; of several writers, one wins.
+
+        A reply lost on the way can make a successful create look like a lost one:
+        callers that retry compare what lies at `key` with what they wrote.
+
+        Raises:
+            ObjectExistsError: Something is at `key` already.
+        """
+        ...
+
+
+class List(Protocol):
+    """Listing."""
+
+    def list(self, prefix: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
+        """Yield the objects under `prefix` in the order of their keys, lazily.
+
+        Args:
+            prefix: Ends in `/`, or is empty for the whole store.
+            after: Yield only keys that sort after this one.
+        """
+        ...
+
+
+class Delete(Protocol):
+    """Deleting."""
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects, in batches where the store has them; absent ones are no error."""
+        ...
+
+
+@runtime_checkable
+class Store(Get, Put, List, Delete, Protocol):
+    """All of it, and where it is."""
+
+    @property
+    def url(self) -> str:
+        """Root URL: `s3://bucket/prefix`, `file:///path`; never holds a credential."""
+        ...

@@ -1,0 +1,34 @@
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from hfflows.storage import open_store
+
+pytest_plugins = ["hfflows.testing.pytest_plugin"]
+
+settings.register_profile("default", deadline=None, max_examples=60)
+settings.register_profile(
+    "nightly", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# What this machine is configured with must not leak into a test, nor a test out of it.
+for variable in [name for name in os.environ if name.startswith(("AWS_", "HF_", "HFFLOWS_"))]:
+    del os.environ[variable]
+
+
+@pytest.fixture(params=["memory", "file", "s3"])
+def store(request, tmp_path):
+    """Return an empty store of each kind."""
+    if request.param == "memory":
+        return request.getfixturevalue("memory_store")
+    if request.param == "file":
+        return open_store(tmp_path / "store")
+    s3 = request.getfixturevalue("local_s3")
+    return open_store(s3.url(os.urandom(6).hex()), **s3.options())
+
+
+@pytest.fixture
+def memory_store():
+    return open_store(f"memory://{os.urandom(8).hex()}")
