@@ -31,7 +31,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: env
-	@$(BIN)/python -m demo
+	@$(BIN)/python -m demo $(if $(KEEP),--keep)
 
 test: env
 	@$(BIN)/python -m pytest

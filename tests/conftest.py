@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, settings
 
 from hfflows.storage import open_store
 
-pytest_plugins = ["hfflows.testing.pytest_plugin"]
+pytest_plugins = ["hfflows.testing.pytest_plugin", "tests.prefect_fixtures"]
 
 settings.register_profile("default", deadline=None, max_examples=60)
 settings.register_profile(
