@@ -16,7 +16,7 @@ STOP_SECONDS = 5.0
 
 # Ends the whole process group when the pipe from this process does, however this process
 # ended. `PDEATHSIG` would fire already at the end of the thread that started the server.
-_WATCHDOG = 'read -r _; kill -KILL -- "-$1" 2>/dev/null; [ -z "$2" ] || rm -rf -- "$2"'
+_WATCHDOG = 'read -r _; kill -s KILL -- "-$1"; [ -z "$2" ] || rm -rf -- "$2"'
 
 
 class GuardedProcess:

@@ -15,7 +15,6 @@ import os
 import re
 import secrets
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,22 +25,17 @@ from typing import TYPE_CHECKING, Self
 
 from hfflows.errors import MissingDependencyError, SettingsError, StorageUnavailableError
 from hfflows.testing._ports import PortBlock
+from hfflows.testing._process import GuardedProcess
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 _START_SECONDS = 20.0
-_STOP_SECONDS = 5.0
 _ATTEMPTS = 3
 _REGION = "us-east-1"
 _BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _SAMPLE = re.compile(r"^SeaweedFS_s3_(\w+)\{([^}]*)\} (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
-
-# Ends the server when the pipe from this process does, however this process ended; a
-# process group, as the server's own children must not outlive it either. `PDEATHSIG` would
-# fire already at the end of the thread that started the server.
-_WATCHDOG = 'read -r _; kill -KILL -- "-$1"; [ -z "$2" ] || rm -rf -- "$2"'
 
 
 class LocalS3:
@@ -69,8 +63,7 @@ class LocalS3:
         self._wanted_root = root
         self._root = Path()
         self._ports: PortBlock | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._process: GuardedProcess | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -189,22 +182,14 @@ class LocalS3:
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-master.telemetry=false",
+            "-volume.preStopSeconds=0",
         ]
-        with self._log_path().open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - a fixed program, no shell
-                command,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self._root,
-                start_new_session=True,  # a Ctrl-C is for the tests, which then stop it
-            )
-        temporary = "" if self._wanted_root else str(self._root)
-        self._watchdog = subprocess.Popen(  # noqa: S603 - a fixed script, values as arguments
-            ["/bin/sh", "-c", _WATCHDOG, "sh", str(self._process.pid), temporary],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
+        self._process = GuardedProcess(
+            command,
+            environ=environ,
+            log=self._log_path(),
+            directory=self._root,
+            temporary=None if self._wanted_root else self._root,
         )
 
     def _is_up_in_time(self) -> bool:
@@ -219,20 +204,11 @@ class LocalS3:
         return False
 
     def _is_running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        return self._process is not None and self._process.is_running
 
     def _end_processes(self) -> None:
-        if self._watchdog is not None:
-            self._watchdog.kill()
-            self._watchdog.communicate()
-            self._watchdog = None
         if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            self._process.stop()
             self._process = None
         if self._ports is not None:
             self._ports.release()
