@@ -108,11 +108,13 @@ def commit_artifact(
     base: ArtifactRef | None = None,
     report: TransferReport | None = None,
     index_keys: Sequence[str] = (),
+    resend: bool = False,
 ) -> ArtifactRef:
     """Write `sources` under `key`; what all kinds of artifact share. See `save_artifact`.
 
     `index_keys` are written before the reference: an entry whose reference is missing is a
-    killed save, and readers of the index pass over it.
+    killed save, and readers of the index pass over it. `resend` sends every byte anew, also
+    what the store seems to have.
     """
     if storage_format not in ("packed", "files"):
         msg = f"storage_format={storage_format!r} is none of 'packed', 'files'."
@@ -120,8 +122,39 @@ def commit_artifact(
     parent_refs = tuple(as_parent(parent, store=store) for parent in parents)
     draft = _draft(key, kind, name, storage_format, metadata or {})
     known = read_tree(base, store=store).object_keys() if base is not None else set()
-    writer = TreeWriter(store, known_objects=known, report=report or TransferReport())
+    report = report or TransferReport()
+    writer = TreeWriter(store, known_objects=known, report=report, resend=resend)
     tree = writer.write(sources, files_key=key if storage_format == "files" else None)
+    return _commit(draft, tree, producer, parent_refs, index_keys=index_keys, store=store)
+
+
+def commit_selection(
+    ref: ArtifactRef,
+    allow_patterns: Sequence[str] | None,
+    ignore_patterns: Sequence[str] | None,
+    *,
+    key: str,
+    metadata: Mapping[str, Any],
+    producer: Producer | None = None,
+    store: Store,
+) -> ArtifactRef:
+    """Commit a part of an artifact as one of its own; no file content is moved."""
+    tree = select(read_tree(ref, store=store), allow_patterns, ignore_patterns)
+    draft = _draft(key, ref.kind, ref.name, ref.storage_format, metadata)
+    return _commit(draft, tree, producer, ref.parents, store=store)
+
+
+def _commit(
+    draft: ArtifactRef,
+    tree: Tree,
+    producer: Producer | None,
+    parents: tuple[ParentRef, ...],
+    *,
+    index_keys: Sequence[str] = (),
+    store: Store,
+) -> ArtifactRef:
+    """Make a written tree visible: the reference comes last."""
+    key = draft.key
     ref = draft.model_copy(
         update={
             "digest": tree.digest,
@@ -129,7 +162,7 @@ def commit_artifact(
             "file_count": len(tree.files),
             "created_at": datetime.now(UTC),
             "producer": producer or Producer(),
-            "parents": parent_refs,
+            "parents": parents,
             "store_url": store.url,
         }
     )

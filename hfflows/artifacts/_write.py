@@ -131,12 +131,19 @@ class TreeWriter:
         known_objects: Keys that are in the store for certain, from an earlier artifact of
             the same lineage: not asked for, not sent.
         report: Counters to add to.
+        resend: Send every byte, also what the store seems to have: mends damaged objects.
     """
 
     def __init__(
-        self, store: Store, *, known_objects: Iterable[str] = (), report: TransferReport
+        self,
+        store: Store,
+        *,
+        known_objects: Iterable[str] = (),
+        report: TransferReport,
+        resend: bool = False,
     ) -> None:
         self._store = store
+        self._resend = resend
         self._known = set(known_objects)
         self._report = report
 
@@ -212,7 +219,7 @@ class TreeWriter:
     def _is_stored(self, key: str, length: int) -> bool:
         if key in self._known:
             return True
-        if length < LOOK_BEFORE_BYTES:
+        if length < LOOK_BEFORE_BYTES or self._resend:
             return False
         found = self._store.head(key)
         return found is not None and found.size_bytes == length
@@ -234,7 +241,7 @@ class TreeWriter:
     def _stored_content(self, source: FileSource) -> TreeFile | None:
         """Return the file as the store already holds it, from whatever artifact."""
         announced = source.announced
-        if announced is None or announced.algorithm != "sha256":
+        if announced is None or announced.algorithm != "sha256" or self._resend:
             return None
         key = keys.content(announced.digest)
         try:

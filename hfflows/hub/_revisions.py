@@ -1,0 +1,130 @@
+"""From a revision to a commit: asked of the Hub, or remembered in the store.
+
+What a branch or tag stood for lies at `revisions/<scope…>/<repo_type>/<repo_id>/<revision>/`,
+newest first. A full commit never changes and is never asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Literal
+
+from hfflows import keys
+from hfflows.artifacts import create_document, read_document
+from hfflows.errors import HubUnavailableError, IntegrityError, ObjectNotFoundError, SettingsError
+
+if TYPE_CHECKING:
+    from hfflows.hub._client import HubClient
+    from hfflows.storage import Store
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The commit a revision stands for, and how that is known."""
+
+    commit_hash: str
+    source: Literal["pinned", "hub", "memory", "stale"]
+    unavailable: HubUnavailableError | None = None
+    """Why the Hub was not asked, when `source` is `stale`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    key: str
+    commit_hash: str
+    endpoint: str
+    resolved_at: datetime
+
+
+def is_commit(revision: str | None) -> bool:
+    """Return whether this is a full commit hash, which needs no resolving."""
+    return revision is not None and _COMMIT.fullmatch(revision) is not None
+
+
+def resolve_revision(
+    client: HubClient,
+    scope: str,
+    *,
+    max_age: timedelta | float | None,
+    stale_if_error: bool,
+    force: bool,
+    store: Store,
+) -> Resolution:
+    """Return the commit that the client's revision stands for.
+
+    Args:
+        client: Repo and revision.
+        scope: Key part of the cache scope.
+        max_age: How long, in seconds, the remembered commit is good without asking.
+        stale_if_error: Fall back on the remembered commit when the Hub is unavailable.
+        force: Ask the Hub whatever is remembered, and do not fall back.
+        store: Where revisions are remembered.
+
+    Raises:
+        RepoNotFoundError, RevisionNotFoundError, GatedRepoError, HubAccessError: As the Hub says.
+        HubUnavailableError: It does not answer, and nothing is remembered.
+    """
+    revision = client.repo.revision
+    if is_commit(revision):
+        return Resolution(revision, "pinned")
+    age = _seconds(max_age)
+    prefix = keys.revision_prefix(scope, client.repo.repo_type, client.repo.repo_id, revision)
+    memory = _recall(prefix, client.repo.endpoint, store)
+    if memory is not None and age is not None and not force:
+        elapsed = (datetime.now(UTC) - memory.resolved_at).total_seconds()
+        if elapsed <= age:
+            return Resolution(memory.commit_hash, "memory")
+    fallback = memory if stale_if_error and not force else None
+    try:
+        # With something to fall back on, a Hub that is down should not hold a run up.
+        commit_hash = client.resolve(**({"retries": 1} if fallback else {}))
+    except HubUnavailableError as error:
+        if fallback is None:
+            raise
+        return Resolution(fallback.commit_hash, "stale", error)
+    _remember(prefix, commit_hash, client.repo.endpoint, memory, store)
+    return Resolution(commit_hash, "hub")
+
+
+def _seconds(max_age: timedelta | float | None) -> float | None:
+    seconds = max_age.total_seconds() if isinstance(max_age, timedelta) else max_age
+    if seconds is not None and not seconds >= 0:
+        msg = f"max_age={max_age!r} must be a number of seconds, or a timedelta, not below 0."
+        raise SettingsError(msg)
+    return seconds
+
+
+def _recall(prefix: str, endpoint: str, store: Store) -> _Memory | None:
+    newest = next(iter(store.list(prefix)), None)
+    if newest is None:
+        return None
+    try:
+        body = read_document(store, newest.key)
+        memory = _Memory(
+            newest.key,
+            body["commit_hash"],
+            body["endpoint"],
+            datetime.fromisoformat(body["resolved_at"]),
+        )
+    except (ObjectNotFoundError, IntegrityError, KeyError, TypeError, ValueError):
+        return None  # only a memory: the Hub knows better
+    return memory if memory.endpoint == endpoint else None
+
+
+def _remember(
+    prefix: str, commit_hash: str, endpoint: str, previous: _Memory | None, store: Store
+) -> None:
+    after = keys.id_of(previous.key) if previous is not None else None
+    body = {
+        "format_version": 1,
+        "commit_hash": commit_hash,
+        "endpoint": endpoint,
+        "resolved_at": datetime.now(UTC).isoformat(),
+    }
+    create_document(store, f"{prefix}{keys.new_id(after=after)}.json", body)
+    if previous is not None:
+        store.delete([previous.key])
