@@ -1,0 +1,97 @@
+"""Tasks that save and load models and look at checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+
+from hfflows import artifacts, checkpoint, keys
+from hfflows.identity import RunIdentity
+from hfflows.refs import ArtifactRef, StorageFormat
+from hfflows.storage import open_store
+from hfflows.tasks._identity import producer, run_identity
+from hfflows.tasks._snapshot import TASK_OPTIONS
+from hfflows.tasks._support import run_logger, show_ref
+
+
+@task(name="save_model", **TASK_OPTIONS)
+def save_model(
+    path: str | Path,
+    *,
+    label: str,
+    metadata: dict[str, Any] | None = None,
+    parents: list[ArtifactRef] | None = None,
+    storage_format: StorageFormat = "files",
+    store: str | None = None,
+) -> ArtifactRef:
+    """Save a model directory or file and return its reference.
+
+    Args:
+        path: What to save, on the machine that runs this task.
+        label: Name under which it is listed; may hold `/`.
+        metadata: JSON values kept in the reference.
+        parents: What it was made from.
+        storage_format: `files` leaves objects that other tools can read.
+        store: URL; `None` means `HFFLOWS_STORE_URL`.
+
+    Raises:
+        As `hfflows.save_artifact`.
+    """
+    ref = checkpoint.save_model(
+        path,
+        label=label,
+        metadata=metadata,
+        parents=parents or (),
+        storage_format=storage_format,
+        producer=producer(),
+        store=open_store(store),
+    )
+    run_logger().info("Saved model %s, %s bytes", ref.key, f"{ref.size_bytes:,}")
+    show_ref(ref, f"Model {label}", **(metadata or {}))
+    return ref
+
+
+@task(name="load_model", retries=3, retry_condition_fn=TASK_OPTIONS["retry_condition_fn"])
+def load_model(ref: ArtifactRef | dict[str, Any] | str, path: str | Path | None = None) -> str:
+    """Copy any artifact into a directory of this machine and return the directory.
+
+    The result is not persisted: the directory is this machine's alone.
+
+    Args:
+        ref: The reference, its dict, or its key.
+        path: Absent or empty directory; `None` makes a temporary one.
+
+    Raises:
+        As `hfflows.load_artifact`.
+    """
+    return str(checkpoint.load_model(ref, path))
+
+
+@task(name="list_checkpoints", persist_result=False)
+def list_checkpoints(
+    task: str,
+    *,
+    flow: str | None = None,
+    key: str = "",
+    name: str | None = None,
+    limit: int = 100,
+    store: str | None = None,
+) -> list[ArtifactRef]:
+    """Return the checkpoints of a task from all its runs, newest first.
+
+    Args:
+        task: Name of the task that saved them.
+        flow: Name of its flow; `None` means the running one.
+        key: The `key` it saved under.
+        name: Only those saved under this name.
+        limit: At most so many.
+        store: URL; `None` means `HFFLOWS_STORE_URL`.
+    """
+    me = run_identity(key="")
+    lineage = RunIdentity(me.namespace, flow or me.flow, task, key)
+    opened = open_store(store)
+    found = (info.key for info in opened.list(keys.lineage_prefix(lineage)))
+    named = [k for k in found if name is None or keys.parse_checkpoint(k).name == name]
+    return list(artifacts.read_refs(named[:limit], store=opened))
