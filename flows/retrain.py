@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
+from prefect.runtime import flow_run
 from pydantic import BaseModel, Field
 
 import hfflows
@@ -49,6 +50,7 @@ class RetrainConfig(BaseModel):
     learning_rate: float = Field(3e-4, gt=0)
     max_tokens: int = Field(64, ge=8, le=512)
     seed: int = 0
+    max_starts: int = Field(10, ge=1, description="Give up when the process died this often.")
     gate_tolerance: float = Field(
         0.02, ge=0, description="How much less accurate than the model in use is still accepted."
     )
@@ -191,6 +193,10 @@ def retrain(config: RetrainConfig) -> dict[str, Any]:
         Named references: `snapshot`, `dataset`, `model`, and after the gate `export`; the
         documents `evaluation`, `verification`, `published`, `alias`.
     """
+    starts = flow_run.run_count or 1
+    if starts > config.max_starts:
+        msg = f"This run was started {starts} times; its process dies each time. See its log."
+        raise hfflows.SettingsError(msg)
     snapshot = snapshot_download(config.repo_id, revision=config.revision, cache_scope="flow")
     dataset = find_dataset(config.dataset)
     model = train(snapshot, dataset, config)

@@ -16,6 +16,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 # What this machine is configured with must not leak into a test, nor a test out of it.
 for variable in [name for name in os.environ if name.startswith(("AWS_", "HF_", "HFFLOWS_"))]:
     del os.environ[variable]
+# Servers run beside the tests: torch's threads wait by spinning, and are slow when pushed out.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(params=["memory", "file", "s3"])

@@ -62,13 +62,15 @@ def run_identity(*, key: str | None = None, namespace: str | None = None) -> Run
     if task_context is None:
         return RunIdentity(where, flow, flow, key or "", scope, f"{flow_count:03d}-000")
     task_run = task_context.task_run
-    inputs = "" if key is not None else _inputs_digest(task_context.parameters, flow)
+    scope = scope or str(task_run.id)
+    if key is None:
+        scope += f"/{_inputs_digest(task_context.parameters, flow)}"
     return RunIdentity(
         namespace=where,
         flow=flow,
         task=task_context.task.name,
         item=key or "",
-        run=f"{scope or task_run.id}/{inputs}",
+        run=scope,
         attempt=f"{flow_count:03d}-{task_run.run_count:03d}-{task_run.id.hex[-8:]}",
     )
 

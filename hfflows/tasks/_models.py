@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from hfflows import artifacts, checkpoint, keys
 from hfflows.identity import RunIdentity
@@ -53,11 +54,11 @@ def save_model(
     return ref
 
 
-@task(name="load_model", retries=3, retry_condition_fn=TASK_OPTIONS["retry_condition_fn"])
+@task(name="load_model", **(TASK_OPTIONS | {"persist_result": False, "cache_policy": NO_CACHE}))
 def load_model(ref: ArtifactRef | dict[str, Any] | str, path: str | Path | None = None) -> str:
     """Copy any artifact into a directory of this machine and return the directory.
 
-    The result is not persisted: the directory is this machine's alone.
+    The result is neither persisted nor cached: the directory is this machine's alone.
 
     Args:
         ref: The reference, its dict, or its key.
@@ -69,7 +70,7 @@ def load_model(ref: ArtifactRef | dict[str, Any] | str, path: str | Path | None 
     return str(checkpoint.load_model(ref, path))
 
 
-@task(name="list_checkpoints", persist_result=False)
+@task(name="list_checkpoints", persist_result=False, cache_policy=NO_CACHE)
 def list_checkpoints(
     task: str,
     *,

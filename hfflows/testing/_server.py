@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import socket
 import struct
+import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -124,6 +125,10 @@ class _Server(ThreadingHTTPServer):
     def shutdown_request(self, request: object) -> None:
         self._open.discard(cast(socket.socket, request))
         super().shutdown_request(cast(socket.socket, request))
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client went away: its business
+            super().handle_error(cast(socket.socket, request), client_address)
 
     def drop_connections(self) -> None:
         for connection in list(self._open):
