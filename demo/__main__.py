@@ -46,7 +46,7 @@ def main() -> int:
             "HFFLOWS_STORE_URL": s3.url("team"),
             "PYTHONPATH": str(ROOT),
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            # Beside the servers: torch's threads wait by spinning, ten times slower when pushed out.
+            # Beside the servers: torch's threads wait by spinning, and crawl when pushed out.
             "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2)),
         }
         prefect = stack.enter_context(LocalPrefect(root=SCRATCH / "prefect", environ=environ))

@@ -104,6 +104,10 @@ def _from_directory(auto_class: str, directory: Path, *, trust_remote_code: bool
         return getattr(transformers, auto_class).from_pretrained(
             str(directory), local_files_only=True, trust_remote_code=trust_remote_code
         )
+    except ImportError as error:
+        first = str(error).strip().partition("\n")[0]
+        msg = f"{auto_class} for {directory} needs a package that is not installed: {first}"
+        raise MissingDependencyError(msg, path=str(directory)) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         first = str(error).strip().partition("\n")[0]
         msg = f"{auto_class} cannot load {directory}: {first}"

@@ -59,6 +59,7 @@ def export_onnx(
     pipeline_tag: str | None = None,
     opset: int | None = None,
     backend: Backend = "auto",
+    dtype: str | None = None,
     parity_tolerance: float = DEFAULT_PARITY_TOLERANCE,
     timeout_seconds: float = 1800.0,
 ) -> ExportReport:
@@ -75,6 +76,7 @@ def export_onnx(
         opset: ONNX opset; `None` is the exporter's default.
         backend: `transformers` is its own exporter, `torchscript` torch's older one, `auto`
             the first that works.
+        dtype: `float32`, or `None`, which means the same; others come later.
         parity_tolerance: Largest absolute difference accepted.
         timeout_seconds: The export is killed after this long.
 
@@ -93,6 +95,9 @@ def export_onnx(
     if backend not in ("auto", "transformers", "torchscript"):
         msg = f"backend={backend!r} is none of 'auto', 'transformers', 'torchscript'."
         raise SettingsError(msg)
+    if dtype not in (None, "float32"):
+        msg = f"dtype={dtype!r}: exports are in float32 so far; leave it out."
+        raise SettingsError(msg, dtype=dtype)
     if not parity_tolerance >= 0 or timeout_seconds <= 0:
         msg = "parity_tolerance must not be negative, and timeout_seconds must be positive."
         raise SettingsError(msg)
@@ -150,11 +155,11 @@ def _run_worker(request: dict[str, Any], scratch: Path, timeout_seconds: float) 
     return report
 
 
-def _error(error: dict[str, str], output: Path) -> ExportError | MissingDependencyError:
+def _error(error: dict[str, Any], output: Path) -> ExportError | MissingDependencyError:
     """Return the worker's error as its own class."""
     cls = getattr(errors, error["type"], ExportError)
     words = _last_words(output) if cls is ExportError else ""
-    found: ExportError | MissingDependencyError = cls(error["message"] + words)
+    found: ExportError | MissingDependencyError = cls(error["message"] + words, **error["facts"])
     return found
 
 

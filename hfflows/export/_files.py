@@ -57,14 +57,29 @@ def _external_data(graph: Path) -> dict[str, int]:
     except ImportError as error:
         msg = "Checking ONNX files needs onnx: pip install 'hfflows[export]'."
         raise MissingDependencyError(msg) from error
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped] # onnx has it
+
+    try:
+        model = onnx.load(str(graph), load_external_data=False)
+    except DecodeError as error:
+        msg = f"{graph.name} is damaged: its graph cannot be parsed. Export it again."
+        raise ExportError(msg, path=str(graph)) from error
     needed: dict[str, int] = {}
-    for tensor in _tensors(onnx.load(str(graph), load_external_data=False).graph):
+    for tensor in _tensors(model.graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             facts = {item.key: item.value for item in tensor.external_data}
-            end = int(facts.get("offset", 0)) + int(facts.get("length", 0))
+            end = _end(graph, tensor.name, facts)
             location = facts.get("location", "")
             needed[location] = max(needed.get(location, 0), end)
     return needed
+
+
+def _end(graph: Path, name: str, facts: dict[str, str]) -> int:
+    offset, length = facts.get("offset", "0"), facts.get("length", "0")
+    if not (offset.isdecimal() and length.isdecimal()):
+        msg = f"{graph.name} gives {name} a place that is none: offset {offset}, length {length}."
+        raise ExportError(msg, path=str(graph))
+    return int(offset) + int(length)
 
 
 def _tensors(graph: Any) -> Iterator[Any]:

@@ -76,12 +76,15 @@ def head_of(config: Any, pipeline_tag: str | None) -> Head:
     known = ", ".join(head.pipeline_tag for head in HEADS)
     if pipeline_tag is not None:
         wanted = SAME_AS.get(pipeline_tag, pipeline_tag)
+        _refuse_seq2seq(config)
         for head in HEADS:
             if head.pipeline_tag == wanted:
+                _refuse_unless_it_has(config, head)
                 return head
         msg = f"No exporter here for pipeline_tag={pipeline_tag!r}; there is one for: {known}."
         raise UnsupportedModelError(msg)
     architecture = (config.architectures or [""])[0]
+    _refuse_seq2seq(config)
     for head in HEADS:
         if _is_in(getattr(modeling_auto, head.table), architecture):
             if head.auto_class == "AutoModel" and hasattr(config, "image_size"):
@@ -94,6 +97,23 @@ def head_of(config: Any, pipeline_tag: str | None) -> Head:
         f"exporter here yet. Pass pipeline_tag= to export one of its other heads: {known}."
     )
     raise UnsupportedModelError(msg)
+
+
+def _refuse_seq2seq(config: Any) -> None:
+    if getattr(config, "is_encoder_decoder", False):
+        msg = (
+            f"{config.model_type} is an encoder with a decoder: there is no exporter here yet for "
+            "models that generate."
+        )
+        raise UnsupportedModelError(msg)
+
+
+def _refuse_unless_it_has(config: Any, head: Head) -> None:
+    from transformers.models.auto import modeling_auto
+
+    if config.model_type not in getattr(modeling_auto, head.table):
+        msg = f"transformers has no {head.pipeline_tag} head for {config.model_type}."
+        raise UnsupportedModelError(msg)
 
 
 def _is_in(table: Any, architecture: str) -> bool:

@@ -69,7 +69,7 @@ def inject_hub_metadata(
     """Write a model's origin into its ONNX file and return the entries written.
 
     Entries of ours that were there are replaced, all others kept, and the graph's bytes are
-    unchanged. The same metadata twice gives the same file.
+    unchanged. The same metadata and timestamp twice give the same file.
 
     Args:
         onnx_path: The file; external data beside it is not touched.
@@ -151,6 +151,7 @@ def _rewrite(
             target.flush()
             os.fchmod(target.fileno(), mode)
             os.fsync(target.fileno())
+        read_onnx_metadata(name)  # nothing that cannot be read back takes the file's place
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

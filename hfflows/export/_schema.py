@@ -128,10 +128,13 @@ def _validate(entries: Mapping[str, str]) -> None:
             raise MetadataError(msg, entry=key) from error
     _validate_origin(entries)
     try:
-        datetime.fromisoformat(entries[EXPORT_TIMESTAMP])
+        when = datetime.fromisoformat(entries[EXPORT_TIMESTAMP])
     except ValueError as error:
         msg = f"{EXPORT_TIMESTAMP}={entries[EXPORT_TIMESTAMP]!r} is no ISO 8601 time."
         raise MetadataError(msg, entry=EXPORT_TIMESTAMP) from error
+    if when.tzinfo is None:
+        msg = f"{EXPORT_TIMESTAMP}={entries[EXPORT_TIMESTAMP]!r} has no time zone; write +00:00."
+        raise MetadataError(msg, entry=EXPORT_TIMESTAMP)
 
 
 def _validate_origin(entries: Mapping[str, str]) -> None:
@@ -142,9 +145,22 @@ def _validate_origin(entries: Mapping[str, str]) -> None:
     if kind == "hub" and not (entries.get(HUB_ID) and revision):
         msg = f"A Hub model needs {HUB_ID} and {HUB_REVISION}: without them nothing leads back."
         raise MetadataError(msg, entry=HUB_ID)
+    if HUB_ID in entries:
+        _validate_hub_id(entries[HUB_ID])
     if revision is not None and not _COMMIT.fullmatch(revision):
         msg = f"{HUB_REVISION} must be a full commit of 40 hex digits, got {revision!r}."
         raise MetadataError(msg, entry=HUB_REVISION)
+
+
+def _validate_hub_id(repo_id: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        msg = f"{HUB_ID}={repo_id!r} is not the name of a Hub repo: {error}"
+        raise MetadataError(msg, entry=HUB_ID) from error
 
 
 def _own_version() -> str:
@@ -155,6 +171,10 @@ def _own_version() -> str:
 
 def _now() -> str:
     """Source: https://reproducible-builds.org/specs/source-date-epoch/."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    now = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        now = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        msg = f"SOURCE_DATE_EPOCH={epoch!r} is not a time in seconds; correct or unset it."
+        raise MetadataError(msg) from error
     return now.isoformat(timespec="seconds")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 import time
@@ -53,10 +54,11 @@ def main() -> None:
     try:
         answer: dict[str, Any] = {"report": export(**request)}
     except HfflowsError as error:
-        answer = {"error": {"type": type(error).__name__, "message": str(error)}}
+        kind = type(error).__name__
+        answer = {"error": {"type": kind, "message": str(error), "facts": error.facts}}
     except ImportError as error:
         msg = f"Exporting needs {error.name}: pip install 'hfflows[export]'."
-        answer = {"error": {"type": MissingDependencyError.__name__, "message": msg}}
+        answer = {"error": {"type": MissingDependencyError.__name__, "message": msg, "facts": {}}}
     (scratch / "reply.json").write_text(json.dumps(answer), encoding="utf-8")
 
 
@@ -81,7 +83,7 @@ def export(
             f"The exported {type(loaded.model).__name__} differs from torch by {difference:.3g}, "
             f"more than parity_tolerance={parity_tolerance:g}; nothing was kept."
         )
-        raise ParityError(msg)
+        raise ParityError(msg, difference=difference, tolerance=parity_tolerance)
     _copy_files(Path(source), directory)
     graph = _graph_facts(directory / "model.onnx")
     files = sorted(
@@ -114,9 +116,7 @@ def _load(source: Path, pipeline_tag: str | None) -> _Loaded:
     torch.manual_seed(0)
     config = load_config(source)
     head = head_of(config, pipeline_tag)
-    model = getattr(transformers, head.auto_class).from_pretrained(
-        source, config=config, local_files_only=True, dtype=torch.float32
-    )
+    model = _with_weights(getattr(transformers, head.auto_class), source, config)
     model.eval()
     if head.modality == "image":
         samples = _images(config, count=2)
@@ -129,6 +129,41 @@ def _load(source: Path, pipeline_tag: str | None) -> _Loaded:
     return _Loaded(
         model, tokenizer, head, samples, {name: {0: BATCH, 1: SEQUENCE} for name in samples}
     )
+
+
+def _with_weights(auto_class: Any, source: Path, config: Any) -> Any:
+    """Return the model, all of it from the file: transformers fills gaps with random numbers.
+
+    A random head answers alike in torch and in the graph, so parity cannot notice it.
+    """
+    import torch
+
+    # What a graph cannot return: it has tensors for outputs, not tuples and caches.
+    for name in ("use_cache", "output_hidden_states", "output_attentions"):
+        setattr(config, name, False)
+    options: dict[str, Any] = {
+        "config": config,
+        "local_files_only": True,
+        "dtype": torch.float32,
+        "output_loading_info": True,
+    }
+    model, info = auto_class.from_pretrained(source, **options)
+    missing = _missing(info)
+    if missing and all(name.startswith("pooler.") for name in missing):
+        model, info = auto_class.from_pretrained(source, add_pooling_layer=False, **options)
+        missing = _missing(info)
+    if missing:
+        msg = (
+            f"{source} has no weights for {', '.join(missing[:4])} of {type(model).__name__}: they "
+            "would be random. Export the head it was trained with, or train this one first."
+        )
+        raise UnsupportedModelError(msg, missing=missing)
+    return model
+
+
+def _missing(info: Any) -> list[str]:
+    mismatched = [item[0] for item in info["mismatched_keys"]]
+    return sorted({*info["missing_keys"], *mismatched})
 
 
 def _encode(tokenizer: Any, model: Any, texts: tuple[str, ...], **options: Any) -> dict[str, Any]:
@@ -308,17 +343,20 @@ def _parity(path: Path, loaded: _Loaded) -> tuple[float, list[list[int]]]:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     wanted = [item.name for item in session.get_inputs()]
     names = [item.name for item in session.get_outputs()]
-    largest, shapes = 0.0, list[list[int]]()
+    differences, shapes = [0.0], list[list[int]]()
     for inputs in _parity_inputs(loaded):
         with torch.inference_mode():
             expected = loaded.model(**inputs)
         answers = session.run(None, {name: inputs[name].numpy() for name in wanted})
         shapes.append(list(next(iter(inputs.values())).shape))
         for name, answer in zip(names, answers, strict=True):
+            if answer.shape != tuple(expected[name].shape):  # subtracting would broadcast
+                msg = f"{name} has shape {list(answer.shape)}, not {list(expected[name].shape)}."
+                raise ParityError(msg, output=name)
             difference = (torch.from_numpy(answer) - expected[name]).abs().max().item()
-            # Not `max`: it would drop a NaN.
-            largest = difference if not difference <= largest else largest
-    return largest, shapes
+            differences.append(difference)
+    # `max` keeps a NaN only where it comes first.
+    return (math.nan if any(map(math.isnan, differences)) else max(differences)), shapes
 
 
 def _parity_inputs(loaded: _Loaded) -> list[dict[str, Any]]:
@@ -341,7 +379,9 @@ def _copy_files(source: Path, directory: Path) -> None:
         name = path.relative_to(source).as_posix()
         wanted = any(fnmatchcase(path.name, pattern) for pattern in COPIED)
         unwanted = any(fnmatchcase(name, pattern) for pattern in NOT_COPIED)
-        if path.is_file() and wanted and not unwanted:
+        # An output inside the source puts the scratch directory, request included, there too.
+        ours = path.is_relative_to(directory.parent)
+        if path.is_file() and wanted and not unwanted and not ours:
             target = directory / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
