@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 SCRATCH = ROOT / ".demo"
 POOL = "hfflows"
 PUBLISH_TO = "local-user/newsgroups-onnx"
-TRAIN_ROWS, TEST_ROWS = 60, 60  # of each of four newsgroups
+TRAIN_ROWS, TEST_ROWS = 50, 60  # of each of four newsgroups
 
 
 def say(text: str = "", *, head: bool = False) -> None:
