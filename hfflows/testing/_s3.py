@@ -21,14 +21,11 @@ import time
 from collections import Counter
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
 
 from hfflows.errors import MissingDependencyError, SettingsError, StorageUnavailableError
+from hfflows.testing._local_server import LocalServer
 from hfflows.testing._ports import PortBlock
 from hfflows.testing._process import GuardedProcess
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _START_SECONDS = 20.0
 _ATTEMPTS = 3
@@ -38,7 +35,7 @@ _SAMPLE = re.compile(r"^SeaweedFS_s3_(\w+)\{([^}]*)\} (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
-class LocalS3:
+class LocalS3(LocalServer):
     """SeaweedFS between `start` and `stop`, or as a context manager.
 
     Args:
@@ -64,18 +61,6 @@ class LocalS3:
         self._root = Path()
         self._ports: PortBlock | None = None
         self._process: GuardedProcess | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     @property
     def endpoint(self) -> str:
