@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import obstore
 
-from hfflows.errors import IntegrityError, ObjectNotFoundError
-from hfflows.storage._errors import mapped_errors
+from hfflows.errors import IntegrityError, ObjectNotFoundError, StorageError
+from hfflows.storage._conditional import look_then_put
+from hfflows.storage._errors import check_limit, mapped_errors
 from hfflows.storage._protocol import ObjectInfo
 
 if TYPE_CHECKING:
@@ -45,23 +46,38 @@ class ObstoreStore:
         engine: Store whose root is the root of the keys.
         url: What `url` answers; without credentials.
         is_sorted: Whether the engine lists keys in order. A local directory does not.
+        has_conditional_create: What the property answers; `create` looks, then puts, when false.
     """
 
-    def __init__(self, engine: ObjectStore, url: str, *, is_sorted: bool = True) -> None:
+    def __init__(
+        self,
+        engine: ObjectStore,
+        url: str,
+        *,
+        is_sorted: bool = True,
+        has_conditional_create: bool = True,
+    ) -> None:
         self._engine = engine
         self._url = url
         self._is_sorted = is_sorted
+        self._has_conditional_create = has_conditional_create
 
     @property
     def url(self) -> str:  # docstring inherited
         return self._url
 
+    @property
+    def has_conditional_create(self) -> bool:  # docstring inherited
+        return self._has_conditional_create
+
     def __repr__(self) -> str:
         return f"<Store {self._url}>"
 
-    def get(self, key: str) -> bytes:  # docstring inherited
+    def get(self, key: str, *, limit: int | None = None) -> bytes:  # docstring inherited
         with mapped_errors(self._url, key):
-            return bytes(obstore.get(self._engine, key).bytes())
+            answer = obstore.get(self._engine, key)
+            check_limit(self._url, key, answer.meta["size"], limit)  # before the body is read
+            return bytes(answer.bytes())
 
     def get_range(self, key: str, offset: int, length: int) -> Buffer:  # docstring inherited
         if length == 0:
@@ -89,16 +105,25 @@ class ObstoreStore:
             obstore.put(self._engine, key, data, use_multipart=False)
 
     def put_stream(self, key: str, chunks: Iterable[Buffer]) -> None:  # docstring inherited
-        with mapped_errors(self._url, key):
-            obstore.put(
-                self._engine,
-                key,
-                iter(chunks),
-                chunk_size=PART_BYTES,
-                max_concurrency=PARTS_IN_FLIGHT,
-            )
+        source = _Source(chunks)
+        try:
+            with mapped_errors(self._url, key):
+                obstore.put(
+                    self._engine,
+                    key,
+                    iter(source),
+                    chunk_size=PART_BYTES,
+                    max_concurrency=PARTS_IN_FLIGHT,
+                )
+        except StorageError:
+            if source.error is not None:
+                raise source.error from None
+            raise
 
     def create(self, key: str, data: Buffer) -> None:  # docstring inherited
+        if not self._has_conditional_create:
+            look_then_put(self, key, data)
+            return
         with mapped_errors(self._url, key):
             obstore.put(self._engine, key, data, mode="create", use_multipart=False)
 
@@ -112,6 +137,10 @@ class ObstoreStore:
             yield from sorted(pages, key=lambda info: info.key)
 
     def _pages(self, prefix: str, after: str | None) -> Iterator[ObjectInfo]:
+        if after is not None and after <= prefix:
+            after = None
+        elif after is not None and after.endswith("/"):
+            after += "!"  # obstore drops the slash, and would begin at the directory's name
         with mapped_errors(self._url, prefix):
             stream = obstore.list(self._engine, prefix or None, offset=after)
             for page in stream:
@@ -128,3 +157,18 @@ class ObstoreStore:
             if len(keys) > 1:  # a directory stops at the first absent key, a bucket does not
                 for key in keys:
                     self.delete([key])
+
+
+class _Source:
+    """Chunks that remember their own error: an unreadable file is no fault of the store."""
+
+    def __init__(self, chunks: Iterable[Buffer]) -> None:
+        self._chunks = chunks
+        self.error: OSError | NotImplementedError | EOFError | None = None
+
+    def __iter__(self) -> Iterator[Buffer]:
+        try:
+            yield from self._chunks
+        except (OSError, NotImplementedError, EOFError) as error:
+            self.error = error
+            raise

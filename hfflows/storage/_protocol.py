@@ -26,14 +26,28 @@ class ObjectInfo:
     modified_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A multipart upload that was begun and neither completed nor aborted."""
+
+    key: str
+    upload_id: str
+    started_at: datetime
+
+
 class Get(Protocol):
     """Reading."""
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, limit: int | None = None) -> bytes:
         """Return the whole object.
+
+        Args:
+            key: Where it lies.
+            limit: Most bytes to read: what should be small is not trusted to be.
 
         Raises:
             ObjectNotFoundError: No object at `key`.
+            IntegrityError: The object is larger than `limit`.
         """
         ...
 
@@ -61,12 +75,16 @@ class Put(Protocol):
     def put_stream(self, key: str, chunks: Iterable[Buffer]) -> None:
         """Write an object of unknown or great size from its pieces, in order.
 
-        When `chunks` raises, nothing appears at `key`.
+        When `chunks` raises, its error comes out as it is and nothing appears at `key`.
+        A few parts are held in memory, whatever the size.
         """
         ...
 
     def create(self, key: str, data: Buffer) -> None:
         """Write an object only if none is at `key`; of several writers, one wins.
+
+        Where `has_conditional_create` is false the store cannot decide: this looks, then
+        puts, and two writers that look at the same moment both believe they won.
 
         A reply lost on the way can make a successful create look like a lost one:
         callers that retry compare what lies at `key` with what they wrote.
@@ -83,9 +101,14 @@ class List(Protocol):
     def list(self, prefix: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
         """Yield the objects under `prefix` in the order of their keys, lazily.
 
+        What lies in one directory comes in order everywhere. Of `a/x` and `a-b`, where one
+        name begins another, most stores put `a-b` first, as the whole keys compare; stores
+        that keep directories, such as SeaweedFS, put `a/x` first, part by part.
+
         Args:
             prefix: Ends in `/`, or is empty for the whole store.
-            after: Yield only keys that sort after this one.
+            after: Yield only keys that come after this one, which need not exist. It must not
+                be the name of a directory: SeaweedFS would pass over what is in it.
         """
         ...
 
@@ -105,4 +128,28 @@ class Store(Get, Put, List, Delete, Protocol):
     @property
     def url(self) -> str:
         """Root URL: `s3://bucket/prefix`, `file:///path`; never holds a credential."""
+        ...
+
+    @property
+    def has_conditional_create(self) -> bool:
+        """Whether the store itself decides which of several `create`s wins."""
+        ...
+
+
+@runtime_checkable
+class Uploads(Protocol):
+    """Cleaning up after writers that died: their multipart uploads are invisible, not free.
+
+    Only stores on S3 have this; ask with `isinstance(store, Uploads)`.
+    """
+
+    def list_uploads(self) -> Iterator[Upload]:
+        """Yield the unfinished uploads under the store's root, and no others.
+
+        An upload under way in a living process looks the same: go by `started_at`.
+        """
+        ...
+
+    def abort_upload(self, upload: Upload) -> None:
+        """Abort an upload and free its parts; one that is gone is no error."""
         ...

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import threading
-import time
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
-from hfflows.errors import StorageUnavailableError
+from hfflows.errors import SettingsError, StorageUnavailableError
+from hfflows.testing._store_wrapper import StoreWrapper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable
 
-    from typing_extensions import Buffer
-
-    from hfflows.storage import ObjectInfo, Store
+    from hfflows.storage import Store
 
 Result = TypeVar("Result")
 
+_METHODS = frozenset({"get", "get_range", "head", "put", "put_stream", "create", "list", "delete"})
 
-class FaultyStore:
-    """A store whose n-th call fails, before its effect or after it.
+
+class FaultyStore(StoreWrapper):
+    """A store whose n-th call fails, before its effect or after it, or hangs.
 
     `after` is a reply that is lost: the object is there, the caller is told otherwise.
+    `hang` is a call that nobody hears of again until `release`, at the end of the `with`
+    block at the latest; only then is it carried out, late, and returns:
+
+        with FaultyStore(store, fail_at=3, when="hang") as stuck:
+            thread = threading.Thread(target=save, args=(stuck,))
+            thread.start()
+            assert stuck.wait_until_hanging(timeout=10)
+            save(store)                                # somebody else goes on meanwhile
 
     Args:
         store: The store that does the work.
         fail_at: Which call fails, from 1; `None` fails none and only counts.
-        when: Whether the call's effect has happened when it fails.
-        delay_seconds: Added to every call: what a store far away costs.
+        when: Whether the call's effect has happened when it fails, or whether it hangs.
+        only: Names of the methods that count, such as `{"put", "create"}`; `None` is all.
     """
 
     def __init__(
@@ -35,56 +43,48 @@ class FaultyStore:
         store: Store,
         *,
         fail_at: int | None = None,
-        when: Literal["before", "after"] = "before",
-        delay_seconds: float = 0.0,
+        when: Literal["before", "after", "hang"] = "before",
+        only: Iterable[str] | None = None,
     ) -> None:
-        self._store = store
+        super().__init__(store)
         self._fail_at = fail_at
         self._when = when
-        self._delay_seconds = delay_seconds
+        self._only = _METHODS if only is None else frozenset(only)
+        if unknown := self._only - _METHODS:
+            msg = f"A store has no method {', '.join(sorted(unknown))}."
+            raise SettingsError(msg)
         self._lock = threading.Lock()
+        self._is_hanging = threading.Event()
+        self._released = threading.Event()
         self.calls = 0
-        """How many calls came so far."""
+        """How many calls came so far, of those that count."""
 
-    @property
-    def url(self) -> str:  # docstring inherited
-        return self._store.url
+    def __enter__(self) -> Self:
+        return self
 
-    def _call(self, key: str, function: Callable[[], Result]) -> Result:
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def wait_until_hanging(self, timeout: float) -> bool:
+        """Return whether the call that hangs came within `timeout` seconds."""
+        return self._is_hanging.wait(timeout)
+
+    def release(self) -> None:
+        """Let the call that hangs go on, and none hang from now on."""
+        self._released.set()
+
+    def _call(self, method: str, key: str, function: Callable[[], Result]) -> Result:
+        if method not in self._only:
+            return function()
         with self._lock:
             self.calls += 1
             is_hit = self.calls == self._fail_at
-        if self._delay_seconds:
-            time.sleep(self._delay_seconds)
         if is_hit and self._when == "before":
             raise StorageUnavailableError(f"{key}: injected fault before the effect.", key=key)
+        if is_hit and self._when == "hang":
+            self._is_hanging.set()
+            self._released.wait()
         result = function()
-        if is_hit:
+        if is_hit and self._when == "after":
             raise StorageUnavailableError(f"{key}: injected fault, the reply is lost.", key=key)
         return result
-
-    def get(self, key: str) -> bytes:  # docstring inherited
-        return self._call(key, lambda: self._store.get(key))
-
-    def get_range(self, key: str, offset: int, length: int) -> Buffer:  # docstring inherited
-        return self._call(key, lambda: self._store.get_range(key, offset, length))
-
-    def head(self, key: str) -> ObjectInfo | None:  # docstring inherited
-        return self._call(key, lambda: self._store.head(key))
-
-    def put(self, key: str, data: Buffer) -> None:  # docstring inherited
-        self._call(key, lambda: self._store.put(key, data))
-
-    def put_stream(self, key: str, chunks: Iterable[Buffer]) -> None:  # docstring inherited
-        self._call(key, lambda: self._store.put_stream(key, chunks))
-
-    def create(self, key: str, data: Buffer) -> None:  # docstring inherited
-        self._call(key, lambda: self._store.create(key, data))
-
-    def delete(self, keys: Sequence[str]) -> None:  # docstring inherited
-        self._call(keys[0] if keys else "", lambda: self._store.delete(keys))
-
-    def list(
-        self, prefix: str, *, after: str | None = None
-    ) -> Iterator[ObjectInfo]:  # docstring inherited
-        return self._call(prefix, lambda: self._store.list(prefix, after=after))
