@@ -11,9 +11,14 @@
     │  └─ StorageUnavailableError    transient            retry
     ├─ ArtifactNotFoundError         (FileNotFoundError)  never saved, or deleted
     │  └─ CheckpointNotFoundError
+    ├─ SaveRevokedError              transient            a collection gave the save up; repeat it
+    ├─ ArtifactInUseError                                 an alias points to it
+    ├─ CollectionBusyError           transient            saves are under way; apply later
     ├─ IntegrityError                (ValueError)         bytes are not what was saved
     ├─ TargetError                   (OSError)            the local directory to fill
     │  └─ DiskSpaceError
+    ├─ LeaseUnavailableError         transient            somebody else holds it: wait
+    ├─ LeaseLostError                transient            somebody else may hold it now
     ├─ HubError
     │  ├─ RepoNotFoundError          (FileNotFoundError)
     │  ├─ RevisionNotFoundError      (FileNotFoundError)
@@ -106,6 +111,22 @@ class CheckpointNotFoundError(ArtifactNotFoundError):
     """No checkpoint fits what was asked for."""
 
 
+class SaveRevokedError(HfflowsError):
+    """A collection gave up a save that took too long; nothing is visible, repeat it."""
+
+    transient = True
+
+
+class ArtifactInUseError(HfflowsError):
+    """An alias points to the artifact, so it was not deleted."""
+
+
+class CollectionBusyError(HfflowsError):
+    """Saves that began before the plan are still under way; nothing was deleted."""
+
+    transient = True
+
+
 class IntegrityError(HfflowsError, ValueError):
     """Stored bytes differ from what was saved, or are missing."""
 
@@ -116,6 +137,18 @@ class TargetError(HfflowsError, OSError):
 
 class DiskSpaceError(TargetError):
     """The file system has not enough free space for what is to be written."""
+
+
+class LeaseUnavailableError(HfflowsError):
+    """Somebody else held the lease until the timeout passed."""
+
+    transient = True
+
+
+class LeaseLostError(HfflowsError):
+    """The lease was not renewed in time: somebody else may be doing the same work."""
+
+    transient = True
 
 
 class HubError(HfflowsError):

@@ -11,9 +11,14 @@ What lies under the root of a store:
     broken/<the reference's key without refs/>                     marked: failed verification
     objects/<2 hex>/<sha256>                                       bytes, named by their digest
     files/<the reference's key without refs/ and .json>/<path>     bytes under readable names
+    tars/<the reference's key without refs/ and .json>.tar         all files in one object
     contents/<2 hex>/<sha256>.json                                 segments of a whole file
     aliases/<name>/<epoch, inverted>.json                          the highest epoch wins
     revisions/<scope…>/<repo_type>/<repo_id>/<revision>/<id>.json  what a branch was, and when
+    saves/<the reference's key without refs/ and .json>/<random>   a save under way
+    plans/<id>/…                                                   a collection under way
+    leases/<name>/<epoch, inverted>.<part>.json                    the highest epoch holds a lease
+    doctor/<id>/…                                                  a diagnosis under way
 
 Ids sort newest first, so "the latest" is the first key of a listing. Only what lies under
 `refs/` and `aliases/` keeps anything else alive.
@@ -40,7 +45,13 @@ CacheScope = Literal["checkpoint", "flow", "global"]
 RepoType = Literal["model", "dataset", "space"]
 
 REFS = "refs/"
+TREES = "trees/"
 OBJECTS = "objects/"
+FILES = "files/"
+ALIASES = "aliases/"
+SAVES = "saves/"
+PLANS = "plans/"
+LEASES = "leases/"
 CHECKPOINT_KIND = "checkpoint"
 SNAPSHOT_KIND = "snapshot"
 EVERYTHING = "all"
@@ -51,6 +62,7 @@ _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456
 _ID = re.compile(r"[0-9a-f]{14}-[0-9a-f]{8}")
 _CHECKPOINT = re.compile(r"([0-9a-f]{14}-[0-9a-f]{8})\.([0-9a-f]{16})\.([^.]+)\.(.+)\.json")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_LEASE_PART = re.compile(r"([0-9a-f]{16})\.([a-z0-9-]+)\.json")
 _LAST_EPOCH = (1 << 64) - 1
 _LAST_MICROSECOND = (1 << 56) - 1  # the year 4253
 
@@ -221,6 +233,27 @@ def id_of(key: str) -> str:
     return found[0]
 
 
+def lineage_of(reference_key: str) -> str:
+    """Return what an artifact shares with its earlier and later versions, and nobody else.
+
+    Kind and name; for a checkpoint its identity and name, for a snapshot its scope, repo and
+    selection of files.
+    """
+    prefix, _, last = reference_key.rpartition("/")
+    if (checkpoint_key := _CHECKPOINT.fullmatch(last)) is not None:
+        return f"{prefix}/{checkpoint_key[4]}"
+    if reference_key.startswith(f"{REFS}{SNAPSHOT_KIND}/"):
+        return f"{prefix.rpartition('/')[0]}/{selection_of(reference_key)}"
+    return prefix
+
+
+def kept_beside(reference_key: str) -> list[str]:
+    """Return the keys that live as long as the reference does, whatever its tree holds."""
+    found = _CHECKPOINT.fullmatch(reference_key.rpartition("/")[2])
+    index = parse_checkpoint(reference_key).latest() if found else []
+    return [*index, broken(reference_key)]
+
+
 def is_reference(key: str) -> bool:
     """Return whether `key` is where a reference lies."""
     return (
@@ -255,6 +288,11 @@ def files_prefix(reference_key: str) -> str:
     return _beside(reference_key, "files").removesuffix(".json") + "/"
 
 
+def tar_key(reference_key: str) -> str:
+    """Return the key of the one object of an artifact in layout `tar`."""
+    return _beside(reference_key, "tars").removesuffix(".json") + ".tar"
+
+
 def file_key(reference_key: str, path: str) -> str:
     """Return the readable key of one file of an artifact in layout `files`.
 
@@ -277,6 +315,40 @@ def object_key(sha256: str) -> str:
         msg = f"{sha256!r} is not a sha256 in hex."
         raise SettingsError(msg, digest=sha256)
     return f"{OBJECTS}{sha256[:2]}/{sha256}"
+
+
+def successor_of(object_key: str, plan_id: str) -> str:
+    """Return where an object's bytes go while a plan condemns the object itself."""
+    return f"{object_key[: len(OBJECTS) + 3 + 64]}.{plan_id}"
+
+
+def new_save(reference_key: str) -> str:
+    """Return where a save that will commit `reference_key` is announced.
+
+    Every save has an announcement of its own, also when two copy the same artifact.
+    """
+    return f"{_beside(reference_key, 'saves').removesuffix('.json')}/{secrets.token_hex(8)}"
+
+
+def reference_of_save(key: str) -> str:
+    """Return the key of the reference that an announced save will commit."""
+    return f"{REFS}{key.removeprefix(SAVES).rpartition('/')[0]}.json"
+
+
+def reference_of_tree(key: str) -> str:
+    """Return the key of the reference that a tree belongs to."""
+    return f"{REFS}{key.removeprefix(TREES)}"
+
+
+def plan_part(plan_id: str, part: str) -> str:
+    """Return the key of one document of a collection's plan."""
+    return f"{PLANS}{plan_id}/{part}.json"
+
+
+def plan_of(key: str) -> tuple[str, str]:
+    """Return (plan id, part) of a key of `plan_part`."""
+    plan_id, _, part = key.removeprefix(PLANS).removesuffix(".json").partition("/")
+    return plan_id, part
 
 
 def content(sha256: str) -> str:
@@ -327,16 +399,24 @@ def revision_prefix(scope: str, repo_type: RepoType, repo_id: str, revision: str
 
 
 def alias_prefix(name: str) -> str:
-    """Return the prefix of an alias's history; its first key is where it points now."""
+    """Return the prefix of an alias's history; its first key is where it points now.
+
+    One segment, whatever the name: the history of `prod` must not hold that of `prod/eu`.
+    """
     if not name:
         msg = "An alias needs a name."
         raise SettingsError(msg)
-    return f"aliases/{_join(*name.split('/'))}/"
+    return f"{ALIASES}{encode(name)}/"
 
 
 def alias_epoch(name: str, epoch: int) -> str:
     """Return the key of one epoch of an alias."""
     return f"{alias_prefix(name)}{_LAST_EPOCH - epoch:016x}.json"
+
+
+def alias_of(key: str) -> str:
+    """Return the name of the alias that a key of `alias_epoch` belongs to."""
+    return decode(key.removeprefix(ALIASES).partition("/")[0])
 
 
 def epoch_of(key: str) -> int:
@@ -346,3 +426,34 @@ def epoch_of(key: str) -> int:
         msg = f"{key!r} is not one epoch of an alias."
         raise SettingsError(msg, key=key)
     return _LAST_EPOCH - int(last, 16)
+
+
+def lease_prefix(name: str) -> str:
+    """Return the prefix of everything about one lease; a name of any length is taken."""
+    if not name:
+        msg = "A lease needs a name."
+        raise SettingsError(msg)
+    return f"{LEASES}{_file_segment(name)}/"
+
+
+def lease_part(name: str, epoch: int, part: str) -> str:
+    """Return the key of what one holder of a lease wrote: claim, heartbeat or release."""
+    return f"{lease_prefix(name)}{_LAST_EPOCH - epoch:016x}.{part}.json"
+
+
+def parse_lease_part(key: str) -> tuple[int, str]:
+    """Return the (epoch, part) that a key of `lease_part` stands for.
+
+    Raises:
+        SettingsError: The key is not part of a lease.
+    """
+    found = _LEASE_PART.fullmatch(key.rpartition("/")[2])
+    if found is None:
+        msg = f"{key!r} is not part of a lease."
+        raise SettingsError(msg, key=key)
+    return _LAST_EPOCH - int(found[1], 16), found[2]
+
+
+def doctor_prefix(run_id: str) -> str:
+    """Return the prefix under which one diagnosis of the store works."""
+    return f"doctor/{run_id}/"

@@ -33,4 +33,7 @@ def store(request, tmp_path):
 
 @pytest.fixture
 def memory_store():
-    return open_store(f"memory://{os.urandom(8).hex()}")
+    """Return an empty store; memory stores live as long as the process, so it is emptied."""
+    store = open_store(f"memory://{os.urandom(8).hex()}")
+    yield store
+    store.delete([info.key for info in store.list("")])

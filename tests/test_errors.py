@@ -30,7 +30,11 @@ def test_the_tree_drawn_in_the_module_names_every_error(cls):
 def test_only_faults_that_pass_are_transient():
     assert {cls.__name__ for cls in CLASSES if cls.transient} == {
         "StorageUnavailableError",
+        "CollectionBusyError",
         "HubUnavailableError",
+        "LeaseLostError",
+        "LeaseUnavailableError",
+        "SaveRevokedError",
     }
 
 

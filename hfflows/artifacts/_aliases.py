@@ -7,18 +7,28 @@ earlier target stays readable and a rollback is a move to one of them.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from hfflows import keys
-from hfflows.artifacts._artifacts import RefLike, resolve_ref, store_for
+from hfflows.artifacts._artifacts import (
+    DOCUMENTS_IN_FLIGHT,
+    RefLike,
+    resolve_ref,
+    store_for,
+)
 from hfflows.artifacts._documents import create_document, read_document
-from hfflows.errors import ArtifactNotFoundError, ObjectExistsError
+from hfflows.artifacts._plans import read_condemned
+from hfflows.errors import ArtifactNotFoundError, ObjectExistsError, ObjectNotFoundError
 from hfflows.refs import ArtifactRef, parse_ref
 from hfflows.storage import open_store
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hfflows.storage import Store
 
 
@@ -35,7 +45,7 @@ def set_alias(name: str, ref: RefLike, *, store: Store | None = None) -> AliasEn
     """Point `name` at an artifact and return the entry made.
 
     Raises:
-        ArtifactNotFoundError: The artifact is not in the store.
+        ArtifactNotFoundError: The artifact is not in the store, or was deleted meanwhile.
         SettingsError: The alias has no name.
     """
     store = store_for(ref, store)
@@ -54,7 +64,32 @@ def set_alias(name: str, ref: RefLike, *, store: Store | None = None) -> AliasEn
             create_document(store, keys.alias_epoch(name, epoch), body)
         except ObjectExistsError:
             continue
+        _check_still_there(store, keys.alias_epoch(name, epoch), target)
         return entry
+
+
+def _check_still_there(store: Store, alias_key: str, target: ArtifactRef) -> None:
+    """Take back an alias whose target a collection is deleting.
+
+    From its creation on the alias keeps its target. A collection that had looked at the
+    aliases before has its plan in the store until all is deleted, so either the plan or
+    the missing tree is found here.
+    """
+    tree_key = keys.tree(target.key)
+    if tree_key in read_condemned(store) or store.head(tree_key) is None:
+        store.delete([alias_key])
+        msg = f"{store.url}: {target.key} was deleted and is being collected; nothing points to it."
+        raise ArtifactNotFoundError(msg, key=target.key, store_url=store.url)
+
+
+def alias_targets(store: Store) -> dict[str, list[str]]:
+    """Return {key of a reference: names of the aliases whose history holds it}."""
+    targets: defaultdict[str, list[str]] = defaultdict(list)
+    for key, entry in _read_entries(keys.ALIASES, store):
+        name = keys.alias_of(key)
+        if name not in targets[entry.ref.key]:
+            targets[entry.ref.key].append(name)
+    return dict(targets)
 
 
 def resolve_alias(name: str, *, store: Store | None = None) -> ArtifactRef:
@@ -74,8 +109,21 @@ def resolve_alias(name: str, *, store: Store | None = None) -> ArtifactRef:
 def alias_history(name: str, *, store: Store | None = None) -> list[AliasEntry]:
     """Return every move of an alias, newest first; empty when it was never set."""
     store = store or open_store()
-    found = [info.key for info in store.list(keys.alias_prefix(name))]
-    return [_read_entry(key, store) for key in found]
+    return [entry for _key, entry in _read_entries(keys.alias_prefix(name), store)]
+
+
+def _read_entries(prefix: str, store: Store) -> Iterator[tuple[str, AliasEntry]]:
+    """Yield what lies under a prefix, read in parallel; a move taken back is left out."""
+
+    def read(key: str) -> tuple[str, AliasEntry] | None:
+        try:
+            return key, _read_entry(key, store)
+        except ObjectNotFoundError:
+            return None
+
+    found = [info.key for info in store.list(prefix)]
+    with ThreadPoolExecutor(DOCUMENTS_IN_FLIGHT, thread_name_prefix="hfflows-list") as pool:
+        yield from (item for item in pool.map(read, found) if item is not None)
 
 
 def _read_entry(key: str, store: Store) -> AliasEntry:

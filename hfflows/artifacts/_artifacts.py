@@ -1,4 +1,4 @@
-"""Save, load, list, verify and delete whole artifacts.
+"""Save, load and list whole artifacts.
 
 A save writes objects, then the tree, then the reference with one conditional create: a
 reader sees the whole artifact or nothing. A killed save leaves unreferenced objects that
@@ -14,16 +14,19 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, get_args
 
 from pydantic import ValidationError
 
 from hfflows import keys
-from hfflows.artifacts._documents import create_document, encode_document, read_document
-from hfflows.artifacts._read import SegmentReader, check_objects, load_tree, matches
+from hfflows.artifacts._cache import LocalCache, default_cache
+from hfflows.artifacts._documents import encode_document, read_document
+from hfflows.artifacts._pipeline import Transfer, TransferReport
+from hfflows.artifacts._read import SegmentReader, load_tree, matches
+from hfflows.artifacts._saves import announced_save, is_revocation
 from hfflows.artifacts._sources import Sources, scan
 from hfflows.artifacts._tree import Tree, parse_tree
-from hfflows.artifacts._write import TransferReport, TreeWriter
+from hfflows.artifacts._write import write_tree
 from hfflows.errors import (
     ArtifactNotFoundError,
     IntegrityError,
@@ -36,6 +39,7 @@ from hfflows.storage import default_store_url, open_store
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from hfflows.artifacts._saves import AnnouncedSave
     from hfflows.storage import Store
 
 RefLike = ArtifactRef | Mapping[str, Any] | str
@@ -66,7 +70,7 @@ def save_artifact(
         metadata: JSON values kept in the reference; not for secrets.
         parents: Artifacts this one was made from.
         storage_format: `files` keeps each file as one readable object, for other tools;
-            `packed` is faster and sends nothing twice.
+            `packed` is faster and sends nothing twice; `tar` is one object.
         producer: Who saves it.
         base: An artifact whose objects are reused without asking for each.
         report: Filled with what was moved.
@@ -116,16 +120,28 @@ def commit_artifact(
     killed save, and readers of the index pass over it. `resend` sends every byte anew, also
     what the store seems to have.
     """
-    if storage_format not in ("packed", "files"):
-        msg = f"storage_format={storage_format!r} is none of 'packed', 'files'."
+    if storage_format not in get_args(StorageFormat):
+        msg = f"storage_format={storage_format!r} is none of {', '.join(get_args(StorageFormat))}."
         raise SettingsError(msg)
+    sources.check()
     parent_refs = tuple(as_parent(parent, store=store) for parent in parents)
     draft = _draft(key, kind, name, storage_format, metadata or {})
-    known = read_tree(base, store=store).object_keys() if base is not None else set()
     report = report or TransferReport()
-    writer = TreeWriter(store, known_objects=known, report=report, resend=resend)
-    tree = writer.write(sources, files_key=key if storage_format == "files" else None)
-    return _commit(draft, tree, producer, parent_refs, index_keys=index_keys, store=store)
+    with announced_save(store, key) as save:
+        known = _objects_of(base, store)
+        transfer = Transfer(store, report, save.condemned, known, resend)
+        tree = write_tree(transfer, sources, layout=storage_format, reference_key=key)
+        return _commit(save, draft, tree, producer, parent_refs, index_keys=index_keys)
+
+
+def _objects_of(base: ArtifactRef | None, store: Store) -> frozenset[str]:
+    """Return the objects of an artifact that is there; read after the save was announced."""
+    if base is None:
+        return frozenset()
+    try:
+        return frozenset(read_tree(base, store=store).object_keys())
+    except ArtifactNotFoundError:
+        return frozenset()
 
 
 def commit_selection(
@@ -138,23 +154,30 @@ def commit_selection(
     producer: Producer | None = None,
     store: Store,
 ) -> ArtifactRef:
-    """Commit a part of an artifact as one of its own; no file content is moved."""
-    tree = select(read_tree(ref, store=store), allow_patterns, ignore_patterns)
+    """Commit a part of an artifact as one of its own; no file content is moved.
+
+    Raises:
+        ArtifactNotFoundError: `ref` was deleted, and its objects are being collected.
+    """
     draft = _draft(key, ref.kind, ref.name, ref.storage_format, metadata)
-    return _commit(draft, tree, producer, ref.parents, store=store)
+    with announced_save(store, key) as save:
+        tree = select(read_tree(ref, store=store), allow_patterns, ignore_patterns)
+        if save.condemned.any_of(tree.object_keys()):
+            raise _not_found(ref.key, store)
+        return _commit(save, draft, tree, producer, ref.parents)
 
 
 def _commit(
+    save: AnnouncedSave,
     draft: ArtifactRef,
     tree: Tree,
     producer: Producer | None,
     parents: tuple[ParentRef, ...],
     *,
     index_keys: Sequence[str] = (),
-    store: Store,
 ) -> ArtifactRef:
     """Make a written tree visible: the reference comes last."""
-    key = draft.key
+    key, store = draft.key, save.store
     ref = draft.model_copy(
         update={
             "digest": tree.digest,
@@ -170,7 +193,7 @@ def _commit(
     beside = {keys.tree(key): tree_document} | dict.fromkeys(index_keys, b"{}")
     with ThreadPoolExecutor(len(beside), thread_name_prefix="hfflows-commit") as pool:
         list(pool.map(store.put, beside.keys(), beside.values()))
-    create_document(store, key, ref.model_dump(mode="json"))
+    save.commit(ref)
     return ref
 
 
@@ -218,10 +241,12 @@ def resolve_ref(reference: RefLike, *, store: Store) -> ArtifactRef:
         )
         raise SettingsError(msg, key=reference)
     try:
-        ref = parse_ref(read_document(store, reference))
+        body = read_document(store, reference)
     except ObjectNotFoundError as error:
         raise _not_found(reference, store) from error
-    return ref.model_copy(update={"store_url": store.url})
+    if is_revocation(body):
+        raise _not_found(reference, store)
+    return parse_ref(body).model_copy(update={"store_url": store.url})
 
 
 def _not_found(key: str, store: Store) -> ArtifactNotFoundError:
@@ -263,6 +288,7 @@ def load_artifact(
     *,
     allow_patterns: Sequence[str] | str | None = None,
     ignore_patterns: Sequence[str] | str | None = None,
+    cache: LocalCache | None = None,
     store: Store | None = None,
 ) -> Path:
     """Copy an artifact into a directory, verified, and return the directory.
@@ -273,6 +299,8 @@ def load_artifact(
             delete.
         allow_patterns: Only files that match one of these; only their bytes are moved.
         ignore_patterns: Not the files that match one of these.
+        cache: File contents on this machine, used and added to; `None` means the directory
+            that `HFFLOWS_CACHE_DIR` names, if it does.
         store: Where from; `None` means the store the reference names.
 
     Raises:
@@ -280,17 +308,17 @@ def load_artifact(
         IntegrityError: Bytes are missing or not what was saved; names file and object.
         TargetError, DiskSpaceError: `path` cannot be used; nothing was written.
     """
-    store = store_for(ref, store)
+    store, cache = store_for(ref, store), cache or default_cache()
     tree = select(read_tree(ref, store=store), allow_patterns, ignore_patterns)
     if path is None:
         directory = Path(tempfile.mkdtemp(prefix="hfflows-"))
         try:
-            load_tree(store, tree, directory)
+            load_tree(store, tree, directory, cache=cache)
         except BaseException:
             directory.rmdir()
             raise
         return directory
-    load_tree(store, tree, Path(path))
+    load_tree(store, tree, Path(path), cache=cache)
     return Path(path)
 
 
@@ -361,38 +389,3 @@ def read_refs(reference_keys: Sequence[str], *, store: Store) -> Iterator[Artifa
 
     with ThreadPoolExecutor(DOCUMENTS_IN_FLIGHT, thread_name_prefix="hfflows-list") as pool:
         yield from (ref for ref in pool.map(read, reference_keys) if ref is not None)
-
-
-def verify_artifact(ref: RefLike, *, store: Store | None = None) -> None:
-    """Read every byte of an artifact and compare it with what was saved.
-
-    Raises:
-        IntegrityError: Names each damaged or missing file and its object.
-    """
-    store = store_for(ref, store)
-    resolved = resolve_ref(ref, store=store)
-    problems = check_objects(store, read_tree(resolved, store=store))
-    if problems:
-        msg = f"{resolved.key} is not what was saved:\n" + "\n".join(problems)
-        raise IntegrityError(msg, key=resolved.key, problems=problems)
-
-
-def _index_keys(key: str) -> list[str]:
-    is_checkpoint = key.startswith(f"{keys.REFS}{keys.CHECKPOINT_KIND}/")
-    return keys.parse_checkpoint(key).latest() if is_checkpoint else []
-
-
-def delete_artifact(ref: RefLike, *, store: Store | None = None) -> None:
-    """Delete an artifact; objects that others may share are left to collection.
-
-    The reference goes first: from then on the artifact is neither listed nor loaded.
-
-    Raises:
-        SettingsError: Not the key of an artifact.
-    """
-    store = store_for(ref, store)
-    key = ref if isinstance(ref, str) else parse_ref(ref).key
-    tree_key, readable = keys.tree(key), keys.files_prefix(key)
-    store.delete([key])
-    store.delete([tree_key, keys.broken(key), *_index_keys(key)])
-    store.delete([info.key for info in store.list(readable)])

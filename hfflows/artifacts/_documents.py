@@ -16,6 +16,9 @@ from hfflows.errors import IntegrityError, ObjectExistsError
 if TYPE_CHECKING:
     from hfflows.storage import Get, Store
 
+LARGEST_DOCUMENT_BYTES = 512 * 1024 * 1024
+"""A tree of 100,000 files takes about 15 MB."""
+
 
 def encode_document(body: Any) -> bytes:
     """Return the stored form of a JSON value."""
@@ -33,10 +36,11 @@ def decode_document(data: bytes, *, key: str) -> Any:
     try:
         document = json.loads(data)
         body, checksum = document["body"], document["checksum"]
-    except (ValueError, TypeError, KeyError) as error:
+        actual = hashlib.sha256(_canonical(body)).hexdigest()
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         msg = f"{key} is not a readable hfflows document: it was cut short or damaged."
         raise IntegrityError(msg, key=key) from error
-    if hashlib.sha256(_canonical(body)).hexdigest() != checksum:
+    if actual != checksum:
         msg = f"{key} is damaged: its bytes differ from what was stored."
         raise IntegrityError(msg, key=key)
     return body
@@ -44,7 +48,7 @@ def decode_document(data: bytes, *, key: str) -> Any:
 
 def read_document(store: Get, key: str) -> Any:
     """Return the document at `key`; see `decode_document`."""
-    return decode_document(store.get(key), key=key)
+    return decode_document(store.get(key, limit=LARGEST_DOCUMENT_BYTES), key=key)
 
 
 def create_document(store: Store, key: str, body: Any) -> None:

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from bisect import bisect_right
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,12 +31,17 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from hfflows.artifacts._cache import LocalCache
     from hfflows.artifacts._tree import Segment, Tree, TreeFile
     from hfflows.storage import Get
 
 READS_IN_FLIGHT = 8
 RUN_BYTES = 16 * 1024 * 1024
 """Longest run of an object that is read at once."""
+
+GAP_BYTES = 8 * 1024
+"""Bytes between two segments that cost less to read than another request does: the headers
+of a tar, or a small file that was not asked for."""
 
 _DISK_RESERVE_BYTES = 16 * 1024 * 1024  # directories, and whoever else writes
 
@@ -76,8 +81,10 @@ def matches(path: str, allow: Sequence[str] | None, ignore: Sequence[str] | None
     return (allow is None or hit(allow)) and (ignore is None or not hit(ignore))
 
 
-def load_tree(store: Get, tree: Tree, path: Path) -> None:
+def load_tree(store: Get, tree: Tree, path: Path, *, cache: LocalCache | None = None) -> None:
     """Fill the absent or empty directory `path` with the files of `tree`.
+
+    What `cache` holds is not fetched, what it lacks is kept there.
 
     Raises:
         TargetError: `path` is a file, or a directory with something in it.
@@ -89,23 +96,14 @@ def load_tree(store: Get, tree: Tree, path: Path) -> None:
     _check_target(path, tree.size_bytes)
     staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     try:
-        _fill(store, tree, staging)
+        missing = tree.files if cache is None else cache.place(tree.files, staging)
+        _fill(store, replace(tree, files=missing), staging)
+        if cache is not None:
+            cache.insert(missing, staging)
         staging.chmod(0o777 & ~_umask())
         _put_in_place(staging, path)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def check_objects(store: Get, tree: Tree) -> list[str]:
-    """Read every byte of a tree and return what is wrong with it, a line per file."""
-    problems: dict[str, None] = {}
-
-    def check(run: _Run) -> None:
-        for part, _data in _verified(store, run, problems=problems):
-            del part
-
-    _for_each(check, _runs(tree.files))
-    return list(problems)
 
 
 def _check_target(path: Path, size_bytes: int) -> None:
@@ -187,7 +185,7 @@ def _umask() -> int:
 
 
 def _runs(files: Iterable[TreeFile]) -> Iterator[_Run]:
-    """Group segments that touch each other in an object, up to `RUN_BYTES`."""
+    """Group segments that lie close together in an object, up to `RUN_BYTES`."""
     by_object: dict[str, list[_Placed]] = {}
     for file in files:
         position = 0
@@ -196,12 +194,13 @@ def _runs(files: Iterable[TreeFile]) -> Iterator[_Run]:
             position += segment.length
     for key, placed in by_object.items():
         placed.sort(key=lambda part: part.segment.offset)
-        parts = [placed[0]]
+        parts, end = [placed[0]], _end(placed[0].segment)
         for part in placed[1:]:
-            begin, end = parts[0].segment.offset, max(_end(p.segment) for p in parts[-1:])
-            if part.segment.offset != end or _end(part.segment) - begin > RUN_BYTES:
+            is_far = part.segment.offset - end > GAP_BYTES
+            end = max(end, _end(part.segment))
+            if is_far or end - parts[0].segment.offset > RUN_BYTES:
                 yield _run(key, parts)
-                parts = []
+                parts, end = [], _end(part.segment)
             parts.append(part)
         yield _run(key, parts)
 
@@ -212,47 +211,31 @@ def _end(segment: Segment) -> int:
 
 def _run(key: str, parts: list[_Placed]) -> _Run:
     offset = parts[0].segment.offset
-    return _Run(key, offset, _end(parts[-1].segment) - offset, tuple(parts))
+    end = max(_end(part.segment) for part in parts)
+    return _Run(key, offset, end - offset, tuple(parts))
 
 
-def _verified(
-    store: Get, run: _Run, *, problems: dict[str, None] | None = None
-) -> Iterator[tuple[_Placed, memoryview]]:
-    """Yield each segment's bytes once they are known to be right.
-
-    Args:
-        store: Where the object lies.
-        run: What to read.
-        problems: When given, what is wrong is noted there instead of raised.
-    """
+def _verified(store: Get, run: _Run) -> Iterator[tuple[_Placed, memoryview]]:
+    """Yield each segment's bytes once they are known to be right."""
     try:
         data = memoryview(store.get_range(run.key, run.offset, run.length))
     except (ObjectNotFoundError, IntegrityError) as error:
         what = "missing" if isinstance(error, ObjectNotFoundError) else "cut short"
-        for part in run.parts:
-            _report(part, what, problems, cause=error)
-        return
+        raise _wrong(run.parts[0], what) from error
     for part in run.parts:
         begin = part.segment.offset - run.offset
         piece = data[begin : begin + part.segment.length]
         if hashlib.sha256(piece).hexdigest() != part.segment.sha256:
-            _report(part, "damaged", problems)
-        else:
-            yield part, piece
+            raise _wrong(part, "damaged")
+        yield part, piece
 
 
-def _report(
-    part: _Placed,
-    what: str,
-    problems: dict[str, None] | None,
-    cause: Exception | None = None,
-) -> None:
-    text = f"{part.file.path}: the object {part.segment.key} is {what}."
-    if problems is not None:
-        problems[text] = None
-        return
-    msg = f"{text} Nothing was loaded. Load another artifact, or save this one again."
-    raise IntegrityError(msg, path=part.file.path, key=part.segment.key) from cause
+def _wrong(part: _Placed, what: str) -> IntegrityError:
+    msg = (
+        f"{part.file.path}: the object {part.segment.key} is {what}. Nothing was loaded. "
+        "Load another artifact, or save this one again."
+    )
+    return IntegrityError(msg, path=part.file.path, key=part.segment.key)
 
 
 def _for_each(function: Callable[[_Run], None], runs: Iterable[_Run]) -> None:

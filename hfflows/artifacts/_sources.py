@@ -74,12 +74,11 @@ class LocalFile:
                 msg = f"{self.location} changed while it was being saved; save a copy that rests."
                 raise IntegrityError(msg, path=self.path)
             file.seek(offset)
-            data = bytearray(length)
-            view, filled = memoryview(data), 0
-            while filled < length and (count := file.readinto(view[filled:])):
-                filled += count
-        if filled != length:
-            msg = f"{self.location} ended at byte {offset + filled} while it was being saved."
+            data = file.read(length)
+            while len(data) < length and (more := file.read(length - len(data))):
+                data += more
+        if len(data) != length:
+            msg = f"{self.location} ended at byte {offset + len(data)} while it was being saved."
             raise IntegrityError(msg, path=self.path)
         return data
 

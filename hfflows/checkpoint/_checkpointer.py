@@ -22,6 +22,7 @@ from hfflows.artifacts import (
     commit_artifact,
     create_document,
     load_artifact,
+    prune_lineage,
     read_refs,
     resolve_ref,
     scan,
@@ -32,6 +33,7 @@ from hfflows.errors import (
     IntegrityError,
     ObjectExistsError,
     SettingsError,
+    StorageError,
 )
 from hfflows.refs import Producer
 from hfflows.storage import open_store
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
-    from hfflows.artifacts import RefLike
+    from hfflows.artifacts import RefLike, RetentionPolicy
     from hfflows.identity import RunIdentity
     from hfflows.refs import ArtifactRef, StorageFormat
     from hfflows.storage import Store
@@ -63,6 +65,8 @@ class Checkpointer:
         load_policy: `fresh` loads the newest checkpoint of this run of this task: across
             retries, crashes and reschedules. `eager` loads the newest of this lineage from
             any run. `none` loads nothing.
+        retention: Which of this lineage's checkpoints to keep, applied after each commit to
+            those of the same name; `None` keeps all. The newest always stays.
         temp_dir_root: Where `directory` is made; `None` means the system's choice.
         store: Where checkpoints lie; `None` means `open_store()`.
 
@@ -75,6 +79,7 @@ class Checkpointer:
         identity: RunIdentity,
         *,
         load_policy: LoadPolicy = "fresh",
+        retention: RetentionPolicy | None = None,
         temp_dir_root: str | os.PathLike[str] | None = None,
         store: Store | None = None,
     ) -> None:
@@ -86,6 +91,7 @@ class Checkpointer:
         self.report = TransferReport()
         """What this checkpointer's saves moved, in sum."""
         self._store = store or open_store()
+        self._retention = retention
         self._temp_dir_root = temp_dir_root
         self._root: Path | None = None
         self._loaded: ArtifactRef | None = None
@@ -314,7 +320,17 @@ class Checkpointer:
             store=self._store,
         )
         self._newest_id, self._base = key.id, ref
+        self._retain(ref)
         return ref
+
+    def _retain(self, committed: ArtifactRef) -> None:
+        """Delete what the policy gives up; failing to never fails the save."""
+        if self._retention is None:
+            return
+        try:
+            prune_lineage(committed, self._retention, store=self._store)
+        except (StorageError, IntegrityError) as error:
+            logger.warning("Older checkpoints stay for now, pruning them failed: %s", error)
 
     def _newest(self) -> str | None:
         """Return the newest id of this lineage: the next one must sort before it."""

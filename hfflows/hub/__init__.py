@@ -2,6 +2,7 @@
 
 from hfflows.hub._card import CardContent, Metric
 from hfflows.hub._publish import PublishResult, push_to_hub
+from hfflows.hub._repair import repair_snapshot
 from hfflows.hub._snapshot import (
     SnapshotResult,
     fetch_snapshot,
@@ -17,5 +18,6 @@ __all__ = [
     "fetch_snapshot",
     "load_snapshot",
     "push_to_hub",
+    "repair_snapshot",
     "snapshot_download",
 ]

@@ -5,6 +5,7 @@ Prefect by calling the layer itself.
 """
 
 from hfflows.tasks._export import export_and_inject
+from hfflows.tasks._housekeeping import collect_garbage, prune_checkpoints
 from hfflows.tasks._identity import producer, run_identity
 from hfflows.tasks._models import list_checkpoints, load_model, save_model
 from hfflows.tasks._publish import push_to_hub
@@ -13,10 +14,12 @@ from hfflows.tasks._snapshot import snapshot_download
 from hfflows.tasks._support import retry_if_transient
 
 __all__ = [
+    "collect_garbage",
     "export_and_inject",
     "list_checkpoints",
     "load_model",
     "producer",
+    "prune_checkpoints",
     "push_to_hub",
     "retry_if_transient",
     "run_identity",

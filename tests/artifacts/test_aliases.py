@@ -49,3 +49,13 @@ def test_an_alias_never_points_at_nothing(memory_store, tmp_path):
     with pytest.raises(SettingsError):
         set_alias("", ref, store=memory_store)
     assert list(memory_store.list("aliases/")) == []
+
+
+def test_an_alias_below_another_is_another(store, refs):
+    one, other, _ = refs
+    set_alias("prod", one, store=store)
+    set_alias("prod/eu", other, store=store)
+
+    assert resolve_alias("prod", store=store) == one
+    assert resolve_alias("prod/eu", store=store) == other
+    assert len(alias_history("prod", store=store)) == 1

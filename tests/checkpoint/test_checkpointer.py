@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from hfflows import keys
-from hfflows.artifacts import list_artifacts, read_tree
+from hfflows.artifacts import KeepBest, KeepNewest, list_artifacts, read_tree
 from hfflows.checkpoint import Checkpointer, load_model, save_model
 from hfflows.errors import (
     CheckpointNotFoundError,
@@ -15,6 +15,7 @@ from hfflows.errors import (
 )
 from hfflows.identity import RunIdentity
 from hfflows.storage import open_store
+from hfflows.testing import FaultyStore
 
 ME = RunIdentity("team", "retrain", "train", run="run-1", attempt="001")
 
@@ -313,3 +314,40 @@ def test_a_truncated_checkpoint_reference_is_passed_over(memory_store):
         assert second.info == whole
         with pytest.raises(IntegrityError, match=r"damaged|cut short"):
             second.list()
+
+
+# Retention --------------------------------------------------------------------------------
+
+
+def test_retention_is_applied_after_each_commit(memory_store, tmp_path):
+    policy = KeepNewest(2) | KeepBest(1, metric="loss")
+    with Checkpointer(ME, retention=policy, store=memory_store) as checkpointer:
+        for step, loss in enumerate([3, 1, 5, 4, 2]):
+            (checkpointer.directory / "state").write_text(str(step))
+            checkpointer.save(metadata={"step": step, "loss": loss})
+        (checkpointer.directory / "state").write_text("best")
+        checkpointer.save(name="best")
+
+    with Checkpointer(ME, store=memory_store) as resumed:
+        kept = [ref.metadata["step"] for ref in resumed.list(name="checkpoint")]
+        assert kept == [4, 3, 1]
+        assert len(resumed.list(name="best")) == 1
+        assert (resumed.directory / "state").read_text() == "best"
+
+
+def test_a_store_that_cannot_delete_fails_no_save(memory_store, caplog):
+    class CannotDelete(FaultyStore):
+        def delete(self, keys):
+            if any(key.startswith("refs/") for key in keys):
+                raise StorageUnavailableError("no deletes today")
+            super().delete(keys)
+
+    store = CannotDelete(memory_store)
+    with Checkpointer(ME, retention=KeepNewest(1), store=store) as checkpointer:
+        for step in range(3):
+            (checkpointer.directory / "state").write_text(str(step))
+            checkpointer.save()
+
+    assert "pruning them failed" in caplog.text
+    with Checkpointer(ME, store=memory_store) as resumed:
+        assert len(resumed.list()) == 3

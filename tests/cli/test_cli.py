@@ -1,9 +1,12 @@
 import json
+import tarfile
 
 import pytest
 
 import hfflows
+from hfflows import keys
 from hfflows.cli import main
+from hfflows.hub import snapshot_download
 
 
 @pytest.fixture
@@ -19,6 +22,11 @@ def ref(url, tmp_path):
     ref = hfflows.save_artifact(tmp_path / "m", name="team/news")
     hfflows.set_alias("production", ref)
     return ref
+
+
+def damage(ref, path):
+    store = hfflows.open_store()
+    store.put(keys.file_key(ref.key, path), b"[]")
 
 
 def test_what_is_listed_can_be_shown_verified_and_loaded(ref, tmp_path, capsys):
@@ -47,6 +55,107 @@ def test_an_alias_shows_its_history(ref, capsys):
     assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == ["2", "1"]
 
 
+def test_artifacts_are_copied_into_another_store_once(ref, tmp_path, capsys):
+    other = hfflows.save_artifact(tmp_path / "m", name="other")
+    target = str(tmp_path / "target")
+
+    assert main(["copy", "@production", other.key, "--to", target]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" ")[:2] for line in lines] == [[f"{ref.key}:", "2"], [f"{other.key}:", "2"]]
+    assert main(["copy", ref.key, "--to", target]) == 0
+    assert f"{ref.key}: 0 bytes sent to file://" in capsys.readouterr().out
+    copied = hfflows.list_artifacts(store=hfflows.open_store(target))
+    assert {artifact.key for artifact in copied} == {ref.key, other.key}
+
+
+def test_artifacts_travel_in_a_file(ref, tmp_path, capsys):
+    bundle, target = str(tmp_path / "models.tar"), str(tmp_path / "target")
+
+    assert main(["bundle", bundle, "@production"]) == 0
+    assert "1 artifact, " in capsys.readouterr().out
+    assert tarfile.is_tarfile(bundle)
+    assert main(["--store", target, "unbundle", bundle]) == 0
+    assert capsys.readouterr().out.split() == [ref.key]
+    assert main(["--store", target, "verify", ref.key]) == 0
+
+
+@pytest.mark.parametrize("level", ["size", "sample", "full"])
+def test_verify_says_what_it_looked_at(ref, capsys, level):
+    assert main(["verify", ref.key, "--level", level]) == 0
+    assert "1 file in 1 object" in capsys.readouterr().out
+
+
+def test_verify_all_names_what_is_damaged_and_fails(ref, tmp_path, capsys):
+    hfflows.save_artifact(tmp_path / "m", kind="export", name="sound")
+    assert main(["verify", "--all"]) == 0
+    assert capsys.readouterr().out.startswith("2 artifacts sound")
+
+    damage(ref, "config.json")
+    assert main(["verify", "--all"]) == 0  # its size is right
+    capsys.readouterr()
+    assert main(["verify", "--all", "--level", "full"]) == 1
+    output = capsys.readouterr().out
+    assert f"{ref.key} is not what was saved" in output
+    assert "1 artifact sound (every byte is as saved), 1 damaged" in output
+    assert main(["verify", "--all", "--kind", "export", "--level", "full"]) == 0
+
+
+def test_repair_fetches_what_is_damaged(url, local_hub, capsys, monkeypatch):
+    local_hub.publish("org/model", {"config.json": b'{"a": 1}', "vocab.txt": b"words"})
+    monkeypatch.setenv("HF_TOKEN", local_hub.token)
+    ref = snapshot_download("org/model", endpoint=local_hub.endpoint, allow_patterns="*.json")
+    repair = ["repair", ref.key, "--endpoint", local_hub.endpoint]
+
+    assert main(repair) == 0
+    assert "nothing to repair" in capsys.readouterr().out
+    store = hfflows.open_store()
+    store.delete([info.key for info in store.list("objects/")])
+    assert main(repair) == 0
+    assert "1 file in 1 object repaired, 8 bytes fetched" in capsys.readouterr().out
+    assert main(["verify", ref.key]) == 0
+
+
+def test_pruning_and_collecting_free_what_nothing_refers_to(url, tmp_path, capsys):
+    (tmp_path / "weights").write_bytes(b"w" * 1000)
+    for step in range(4):
+        hfflows.save_artifact(tmp_path / "weights", name="m", metadata={"loss": step, "step": step})
+    rules = ["--newest", "1", "--best", "1", "--metric", "loss"]
+
+    assert main(["prune", "model", *rules, "--dry-run"]) == 0
+    assert "2 models would be deleted, 2 kept" in capsys.readouterr().out
+    assert main(["prune", "model", *rules]) == 0
+    assert len(hfflows.list_artifacts("model")) == 2
+    capsys.readouterr()
+
+    now = ["--min-age-hours", "0", "--grace-hours", "0"]
+    assert main(["collect", *now]) == 0
+    plan = capsys.readouterr().out.split()[1].rstrip(":")
+    assert main(["plans"]) == 0
+    assert f"plan {plan}: 4 objects condemned" in capsys.readouterr().out
+    assert main(["plans", plan]) == 0
+    assert capsys.readouterr().out.count("  1,000  ") == 2
+    assert main(["undo", plan]) == 0
+    assert main(["collect", *now]) == 0
+    capsys.readouterr()
+    assert main(["collect", *now]) == 0
+    out = capsys.readouterr().out
+    assert "4 objects deleted" in out
+    assert "nothing new is garbage" in out
+
+
+def test_doctor_ends_with_the_number_of_findings(url, capsys):
+    assert main(["doctor", "--large-mb", "20"]) == 0
+    assert "0 of them with a finding" in capsys.readouterr().out
+
+
+def test_delete_spares_what_an_alias_points_to_unless_forced(ref, capsys):
+    assert main(["delete", ref.key]) == 1
+    assert "production" in capsys.readouterr().err
+    assert main(["delete", ref.key, "--force"]) == 0
+    assert main(["show", ref.key]) == 1
+    assert main(["delete", ref.key]) == 1
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -56,11 +165,48 @@ def test_an_alias_shows_its_history(ref, capsys):
         ["list", "--prefix", "x"],
         ["metadata", "no-such-file.onnx"],
         ["--store", "ftp://x/y", "list"],
+        ["verify"],
+        ["verify", "@production", "--all"],
+        ["verify", "@production", "--kind", "model"],
+        ["verify", "--all", "--kind", "No Kind"],
+        ["copy", "@nothing", "--to", "memory://cli"],
+        ["copy", "@nothing", "--to", "ftp://x/y"],
+        ["bundle", "out.tar", "@nothing"],
+        ["unbundle", "no-such-file.tar"],
+        ["repair", "@nothing"],
+        ["delete", "refs/model/x/0.json"],
+        ["delete", "no-key"],
+        ["prune", "model"],
+        ["prune", "model", "--best", "1"],
+        ["prune", "model", "--newest", "0"],
+        ["plans", "no-plan"],
+        ["undo", "no-plan"],
     ],
+    ids=" ".join,
 )
 def test_a_mistake_is_one_line_and_status_1(url, arguments, capsys):
     assert main(arguments) == 1
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.startswith("hfflows: ")
-    assert "Traceback" not in output.err
+    assert output.err.count("\n") == 1
+
+
+def test_the_help_lists_every_command_with_a_line_of_its_own(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    output = capsys.readouterr().out
+    for name in (
+        "list",
+        "show",
+        "load",
+        "alias",
+        "metadata",
+        "copy",
+        "bundle",
+        "verify",
+        "repair",
+        "prune",
+        "doctor",
+    ):
+        assert f"\n    {name} " in output

@@ -13,7 +13,7 @@ PREFECT_YAML = ROOT / "deployments" / "prefect.yaml"
 DEPLOYMENTS = yaml.safe_load(PREFECT_YAML.read_text(encoding="utf-8"))["deployments"]
 
 
-@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["name"])
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["entrypoint"])
 def test_entrypoint_and_parameters_fit_the_flow(deployment):
     path, _, name = deployment["entrypoint"].partition(":")
     flow = import_object(f"{ROOT / path}:{name}")
@@ -40,7 +40,7 @@ def test_all_is_deployed_to_a_process_pool_with_a_schedule(prefect_api):
         pool = client.read_work_pool(found.work_pool_name)
     assert pool.type == "process"
     assert [schedule.schedule.cron for schedule in found.schedules] == ["0 3 * * *"]
-    assert found.concurrency_limit == 1 or found.global_concurrency_limit.limit == 1
+    assert found.global_concurrency_limit.limit == 1
     assert found.pull_steps == [
         {"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}
     ]

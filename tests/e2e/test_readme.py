@@ -81,8 +81,22 @@ def test_the_core_works_as_printed_without_prefect(environ, local_hub, tmp_path)
     assert hfflows.resolve_alias("production").kind == "snapshot"
 
 
+def test_a_store_is_kept_as_printed(environ, tmp_path):
+    me = hfflows.RunIdentity("team", "flow", "train", run="run-1")
+    with hfflows.Checkpointer(me, temp_dir_root=tmp_path) as checkpointer:
+        for loss in (1, 5, 4, 3, 2):
+            (checkpointer.directory / "state").write_text(str(loss))
+            checkpointer.save(metadata={"eval_loss": loss})
+    code = block_with("prune_artifacts").replace("dry_run=True", "dry_run=False")
+
+    run(code, tmp_path, environ)
+
+    losses = [ref.metadata["eval_loss"] for ref in hfflows.list_artifacts("checkpoint")]
+    assert losses == [2, 3, 4, 1]
+
+
 def test_every_block_is_valid_python():
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     for block in BLOCKS:
         compile(block, "README.md", "exec")
 

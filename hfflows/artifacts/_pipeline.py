@@ -1,0 +1,206 @@
+"""What the writers of all layouts share: pieces read ahead, hashed and sent, in bounded memory.
+
+Pieces are read by threads, pass the calling thread in order (where each file's digest
+grows), and are sent by other threads. At most `READS_AHEAD + UPLOADS_IN_FLIGHT` pieces and
+the one in hand are in memory, whatever the artifact's size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from hfflows.artifacts._tree import Segment, TreeFile
+from hfflows.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from typing_extensions import Buffer
+
+    from hfflows.artifacts._plans import Condemned
+    from hfflows.artifacts._sources import FileSource
+    from hfflows.storage import Store
+
+OBJECT_BYTES = 16 * 1024 * 1024
+"""Size of a packed object, and of the pieces in which any file is moved and checked."""
+
+READS_AHEAD = 4
+UPLOADS_IN_FLIGHT = 8
+
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class TransferReport:
+    """What a save moved; pass one in to have it filled."""
+
+    bytes_covered: int = 0
+    """Size of the files in the artifact."""
+    bytes_sent: int = 0
+    """Object bytes that went to the store."""
+    bytes_read: int = 0
+    """Bytes read from the source; content the store already had may be skipped."""
+    objects_sent: int = 0
+    objects_reused: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def count(self, **amounts: int) -> None:
+        """Add to counters; safe from several threads."""
+        with self._lock:
+            for name, amount in amounts.items():
+                setattr(self, name, getattr(self, name) + amount)
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Where a save goes and what it may rely on."""
+
+    store: Store
+    report: TransferReport
+    condemned: Condemned
+    """What must be treated as absent; see `hfflows.artifacts._saves`."""
+    known: frozenset[str] = frozenset()
+    """Keys that are in the store for certain: not asked for, not sent."""
+    resend: bool = False
+    """Send every byte, also what the store seems to have: mends damaged objects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of one source's bytes that is read in one go."""
+
+    source: FileSource
+    offset: int
+    length: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of its file."""
+        return self.length == self.source.size_bytes
+
+
+class FileDigest:
+    """Digests of a file whose pieces pass by in order."""
+
+    def __init__(self, source: FileSource) -> None:
+        self.source = source
+        self._sha256 = hashlib.sha256()
+        self._git_sha1: hashlib._Hash | None = None
+        announced = source.announced
+        if announced is not None and announced.algorithm == "git-sha1":
+            self._git_sha1 = hashlib.sha1(usedforsecurity=False)
+            self._git_sha1.update(b"blob %d\0" % source.size_bytes)
+
+    def update(self, data: Buffer) -> None:
+        """Take the next piece."""
+        self._sha256.update(data)
+        if self._git_sha1 is not None:
+            self._git_sha1.update(data)
+
+    @property
+    def sha256(self) -> str:
+        """Return the sha256 of what has passed so far."""
+        return self._sha256.hexdigest()
+
+    def finish(self, segments: Iterable[Segment]) -> TreeFile:
+        """Return the file, once its bytes are what its origin announced.
+
+        Raises:
+            IntegrityError: They are not.
+        """
+        announced, digest = self.source.announced, self.sha256
+        if announced is not None:
+            actual = self._git_sha1.hexdigest() if self._git_sha1 is not None else digest
+            if actual != announced.digest:
+                msg = (
+                    f"{self.source.path}: the bytes received have {announced.algorithm} {actual}, "
+                    f"their origin announced {announced.digest}. Nothing was saved; try again."
+                )
+                raise IntegrityError(msg, path=self.source.path)
+        source = self.source
+        return TreeFile(
+            source.path, source.size_bytes, digest, source.is_executable, tuple(segments)
+        )
+
+
+class Window(Generic[Result]):
+    """Submits work while fewer than `UPLOADS_IN_FLIGHT` wait: what bounds memory."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+        self._waiting: deque[Future[Result]] = deque()
+
+    def submit(self, function: Callable[[Buffer], Result], data: Buffer) -> Future[Result]:
+        """Return the work's future; waits for the oldest when too much is under way."""
+        if len(self._waiting) >= UPLOADS_IN_FLIGHT:
+            self._waiting.popleft().result()
+        future = self._pool.submit(function, data)
+        self._waiting.append(future)
+        return future
+
+
+@contextmanager
+def threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool that drops what has not begun when the body fails."""
+    pool = ThreadPoolExecutor(count, thread_name_prefix="hfflows-save")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def transfer_threads() -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor]]:
+    """Yield the pools of a save: (readers, senders)."""
+    with threads(READS_AHEAD) as readers, threads(UPLOADS_IN_FLIGHT) as senders:
+        yield readers, senders
+
+
+def fits_one_object(size_bytes: int) -> bool:
+    """Return whether so many bytes are sent in one piece."""
+    return size_bytes <= OBJECT_BYTES
+
+
+def packs(sources: Iterable[FileSource]) -> Iterator[list[FileSource]]:
+    """Yield small files in groups that fill an object."""
+    pack: list[FileSource] = []
+    size = 0
+    for source in sources:
+        if pack and not fits_one_object(size + source.size_bytes):
+            yield pack
+            pack, size = [], 0
+        pack.append(source)
+        size += source.size_bytes
+    if pack:
+        yield pack
+
+
+def cut(sources: Iterable[FileSource]) -> Iterator[Piece]:
+    """Yield files as pieces of `OBJECT_BYTES`; an empty file has none."""
+    for source in sources:
+        for offset in range(0, source.size_bytes, OBJECT_BYTES):
+            yield Piece(source, offset, min(OBJECT_BYTES, source.size_bytes - offset))
+
+
+def read_ahead(
+    pool: ThreadPoolExecutor, pieces: Iterable[Piece], report: TransferReport
+) -> Iterator[tuple[Piece, Buffer]]:
+    """Yield pieces with their bytes, in order, while the next ones are being read."""
+    remaining = iter(pieces)
+    reading = deque((piece, _read(pool, piece)) for piece in islice(remaining, READS_AHEAD))
+    while reading:
+        piece, data = reading.popleft()
+        reading.extend((piece, _read(pool, piece)) for piece in islice(remaining, 1))
+        report.count(bytes_read=piece.length)
+        yield piece, data.result()
+
+
+def _read(pool: ThreadPoolExecutor, piece: Piece) -> Future[Buffer]:
+    return pool.submit(piece.source.read, piece.offset, piece.length)
