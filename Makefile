@@ -6,13 +6,14 @@ BIN    := $(VENV)/bin
 export TMPDIR := $(CURDIR)/.cache/tmp
 PIP    := $(BIN)/pip --disable-pip-version-check -qq
 
-.PHONY: help env demo test check clean
+.PHONY: help env demo test bench check clean
 
 help:
 	@echo "make demo    the whole job on embedded servers: snapshot, training that is killed, export, publish"
 	@echo "make test    the tests, on real servers"
 	@echo "make env     the environment alone, in $(VENV)"
 	@echo "make check   format, lint, types, import contracts"
+	@echo "make bench   measurements beside other tools (NAME=save-large, ROUNDS=5, SMALL=1)"
 	@echo "make clean   remove all that the others made"
 
 env: $(VENV)/installed .cache/wheels/complete
@@ -40,6 +41,18 @@ test: env
 	@mkdir -p $(TMPDIR)
 	@$(BIN)/python -m pytest
 
+# The peers are in an environment of their own: nothing else needs them.
+.venv-bench/installed: pyproject.toml constraints.txt benchmarks/requirements.txt
+	@echo "Installing hfflows and its peers into .venv-bench."
+	@mkdir -p $(TMPDIR)
+	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/pip --disable-pip-version-check -qq install -r benchmarks/requirements.txt
+	@touch $@
+
+bench: .venv-bench/installed
+	@mkdir -p $(TMPDIR)
+	@.venv-bench/bin/python -m benchmarks $(NAME) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SMALL),--small)
+
 check: env
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -47,6 +60,6 @@ check: env
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) .cache .demo build dist *.egg-info
+	rm -rf $(VENV) .venv-bench .cache .demo build dist *.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Measurements of hfflows beside other tools, on a real S3 server; see docs/benchmarks.md."""

@@ -1,0 +1,40 @@
+"""The benchmarks, by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchmarks.cases.collection import collection
+from benchmarks.cases.crash import killed_saves
+from benchmarks.cases.growth import growth
+from benchmarks.cases.listing import newest
+from benchmarks.cases.memory import memory
+from benchmarks.cases.peers import checkpoint_peers
+from benchmarks.cases.repeated import repeated_saves
+from benchmarks.cases.sizes import FULL, SMALL, Sizes
+from benchmarks.cases.sweep import sweep
+from benchmarks.cases.transfer import transfers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from benchmarks.spec import Benchmark
+
+__all__ = ["FULL", "SMALL", "Sizes", "all_benchmarks"]
+
+_MAKERS: tuple[Callable[[Sizes], Iterator[Benchmark]], ...] = (
+    transfers,
+    repeated_saves,
+    newest,
+    memory,
+    killed_saves,
+    growth,
+    collection,
+    checkpoint_peers,
+    sweep,
+)
+
+
+def all_benchmarks(sizes: Sizes) -> list[Benchmark]:
+    """Return every benchmark at these sizes, in the order in which `make bench` runs them."""
+    return [benchmark for maker in _MAKERS for benchmark in maker(sizes)]

@@ -1,0 +1,70 @@
+"""How much the benchmarks move: in earnest, and to see that they run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.files import FileSet
+
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What lies in the stores and is moved."""
+
+    large: FileSet
+    """A model: few large files."""
+    small: FileSet
+    """A data set or a sharded optimizer: many small files."""
+    single: FileSet
+    """One large file, of which a little changes."""
+    huge: FileSet
+    """Far larger than the memory that may be used."""
+    killed: FileSet
+    """What is being saved when the process is killed."""
+    one: FileSet
+    """A small checkpoint."""
+    checkpoints: int
+    """Checkpoints among which the newest is looked for."""
+    runs: int
+    """Runs that they are spread over."""
+    stores: tuple[int, ...]
+    """Artifacts in the stores whose cost is compared, growing."""
+    objects: int
+    """Objects in the store that is collected, a tenth of them garbage."""
+    objects_each: int
+    """Objects of each artifact in it."""
+    calls: int
+    """Calls that a sample of a fast operation has."""
+
+
+FULL = Sizes(
+    large=FileSet(4, 256 * MIB),
+    small=FileSet(2000, 16 * KIB),
+    single=FileSet(1, GIB),
+    huge=FileSet(4, GIB),
+    killed=FileSet(1, GIB),
+    one=FileSet(1, KIB),
+    checkpoints=10_000,
+    runs=100,
+    stores=(100, 1_000, 10_000, 100_000),
+    objects=200_000,
+    objects_each=60,
+    calls=11,
+)
+
+SMALL = Sizes(
+    large=FileSet(4, 4 * MIB),
+    small=FileSet(40, 16 * KIB),
+    single=FileSet(1, 80 * MIB),
+    huge=FileSet(4, 16 * MIB),
+    killed=FileSet(1, 320 * MIB),  # a save must be going on for long enough to be killed
+    one=FileSet(1, KIB),
+    checkpoints=50,
+    runs=5,
+    stores=(10, 40),
+    objects=200,
+    objects_each=6,
+    calls=3,
+)
