@@ -13,6 +13,7 @@ What lies under the root of a store:
     files/<the reference's key without refs/ and .json>/<path>     bytes under readable names
     tars/<the reference's key without refs/ and .json>.tar         all files in one object
     contents/<2 hex>/<sha256>.json                                 segments of a whole file
+    partials/<2 hex>/<sha256>/<offset>-<length>-<sha256>           a piece of an unfinished file
     aliases/<name>/<epoch, inverted>.json                          the highest epoch wins
     revisions/<scope…>/<repo_type>/<repo_id>/<revision>/<id>.json  what a branch was, and when
     saves/<the reference's key without refs/ and .json>/<random>   a save under way
@@ -354,6 +355,22 @@ def plan_of(key: str) -> tuple[str, str]:
 def content(sha256: str) -> str:
     """Return where the segments of a whole file with this digest are written down."""
     return f"contents/{sha256[:2]}/{sha256}.json"
+
+
+def partials_prefix(sha256: str) -> str:
+    """Return where the pieces of an unfinished file with this digest are noted."""
+    return f"partials/{sha256[:2]}/{sha256}/"
+
+
+def partial(sha256: str, offset: int, length: int, piece_sha256: str) -> str:
+    """Return the key that notes one piece of an unfinished file."""
+    return f"{partials_prefix(sha256)}{offset:014d}-{length}-{piece_sha256}"
+
+
+def parse_partial(key: str) -> tuple[int, int, str]:
+    """Return (offset, length, sha256) of the piece that a key of `partial` notes."""
+    offset, length, piece_sha256 = key.rpartition("/")[2].split("-")
+    return int(offset), int(length), piece_sha256
 
 
 def scope_prefix(scope: str, identity: RunIdentity | None) -> str:

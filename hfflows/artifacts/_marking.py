@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TREES_IN_FLIGHT = 16
 
-_SWEPT = ("objects/", keys.FILES, "tars/", "trees/", "contents/", "latest/", "broken/")
+_SWEPT = ("objects/", keys.FILES, "tars/", "trees/", "contents/", "latest/", "broken/", "partials/")
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hfflows import keys
 from hfflows.artifacts._documents import encode_document, read_document
+from hfflows.artifacts._partials import Partials
 from hfflows.artifacts._pipeline import (
     FileDigest,
     Piece,
@@ -81,6 +82,8 @@ class _PackedWriter:
         self._report = transfer.report
         self._condemned = transfer.condemned
         self._resend = transfer.resend
+        self._partials = Partials(transfer.store)
+        self._recall = None if transfer.resend else self._partials.recall
         self._known = {key for key in transfer.known if key not in transfer.condemned}
 
     def write(self, sources: list[FileSource]) -> list[TreeFile]:
@@ -88,20 +91,23 @@ class _PackedWriter:
         fresh = [source for source in sources if stored[source.path] is None]
         large = [source for source in fresh if source.size_bytes >= PACK_BELOW_BYTES]
         small = [source for source in fresh if source.size_bytes < PACK_BELOW_BYTES]
+        self._partials.look_for(large)
         with transfer_threads() as (readers, senders):
             window: Window[_Sent] = Window(senders)
             opened: list[_OpenFile] = []
-            for piece, data in read_ahead(readers, cut(large), self._report):
+            pieces = read_ahead(readers, cut(large), self._report, recall=self._recall)
+            for piece, data in pieces:
                 if piece.offset == 0:
                     opened.append(_OpenFile(FileDigest(piece.source)))
                 opened[-1].digest.update(data)
                 digest = opened[-1].digest.sha256 if piece.is_whole else None
-                sent = window.submit(partial(self._put_object, digest=digest), data)
+                sent = window.submit(partial(self._put_piece, piece, digest), data)
                 opened[-1].segments.append(_Pending(sent, 0, piece.length))
             for pack in packs(small):
                 opened += self._write_pack(pack, readers, window)
             files = [file.finish() for file in opened]
         self._remember_contents(files, large)
+        self._partials.forget()
         return [*files, *(file for file in stored.values() if file is not None)]
 
     def _write_pack(
@@ -123,6 +129,12 @@ class _PackedWriter:
                     file.segments.append(_Pending(sent, offset, length, file.digest.sha256))
         return opened
 
+    def _put_piece(self, piece: Piece, digest: str | None, data: Buffer) -> _Sent:
+        sent = self._put_object(data, digest=digest)
+        if sent.key == keys.object_key(sent.digest):
+            self._partials.remember(piece, sent.digest)
+        return sent
+
     def _put_object(self, data: Buffer, *, digest: str | None = None) -> _Sent:
         digest = digest or hashlib.sha256(data).hexdigest()
         key, length = self._condemned.usable(keys.object_key(digest)), memoryview(data).nbytes
@@ -137,7 +149,7 @@ class _PackedWriter:
     def _is_stored(self, key: str, length: int) -> bool:
         if key in self._known:
             return True
-        if length < LOOK_BEFORE_BYTES or self._resend:
+        if length < LOOK_BEFORE_BYTES or self._resend or key in self._partials.damaged:
             return False
         found = self._store.head(key)
         return found is not None and found.size_bytes == length

@@ -190,17 +190,30 @@ def cut(sources: Iterable[FileSource]) -> Iterator[Piece]:
 
 
 def read_ahead(
-    pool: ThreadPoolExecutor, pieces: Iterable[Piece], report: TransferReport
+    pool: ThreadPoolExecutor,
+    pieces: Iterable[Piece],
+    report: TransferReport,
+    *,
+    recall: Callable[[Piece], Buffer | None] | None = None,
 ) -> Iterator[tuple[Piece, Buffer]]:
-    """Yield pieces with their bytes, in order, while the next ones are being read."""
+    """Yield pieces with their bytes, in order, while the next ones are being read.
+
+    Args:
+        pool: Threads that read.
+        pieces: What to read.
+        report: Counter of what is read from the sources.
+        recall: Asked first for a piece that may be had without its source.
+    """
+
+    def read(piece: Piece) -> Buffer:
+        if recall is not None and (data := recall(piece)) is not None:
+            return data
+        report.count(bytes_read=piece.length)
+        return piece.source.read(piece.offset, piece.length)
+
     remaining = iter(pieces)
-    reading = deque((piece, _read(pool, piece)) for piece in islice(remaining, READS_AHEAD))
+    reading = deque((piece, pool.submit(read, piece)) for piece in islice(remaining, READS_AHEAD))
     while reading:
         piece, data = reading.popleft()
-        reading.extend((piece, _read(pool, piece)) for piece in islice(remaining, 1))
-        report.count(bytes_read=piece.length)
+        reading.extend((piece, pool.submit(read, piece)) for piece in islice(remaining, 1))
         yield piece, data.result()
-
-
-def _read(pool: ThreadPoolExecutor, piece: Piece) -> Future[Buffer]:
-    return pool.submit(piece.source.read, piece.offset, piece.length)
