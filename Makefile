@@ -39,7 +39,7 @@ demo: env
 
 test: env
 	@mkdir -p $(TMPDIR)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The peers are in an environment of their own: nothing else needs them.
 .venv-bench/installed: pyproject.toml constraints.txt benchmarks/requirements.txt
