@@ -66,13 +66,14 @@ def test_the_option_outranks_the_variable(put, monkeypatch):
     assert _checksums(headers) == {}
 
 
-def test_an_unsigned_payload_is_not_hashed(put):
-    _, headers = put(unsigned_payload=False)
-    assert headers["x-amz-content-sha256"] == hashlib.sha256(DATA).hexdigest()
+@pytest.mark.parametrize(
+    ("is_unsigned", "stated"),
+    [(True, "UNSIGNED-PAYLOAD"), (False, hashlib.sha256(DATA).hexdigest())],
+)
+def test_a_payload_is_hashed_when_it_is_signed(put, is_unsigned, stated):
+    _, headers = put(unsigned_payload=is_unsigned)
 
-    _, headers = put(unsigned_payload=True)
-
-    assert headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD"
+    assert headers["x-amz-content-sha256"] == stated
     assert "Signature=" in headers["authorization"]
 
 
