@@ -49,6 +49,9 @@ REFS = "refs/"
 TREES = "trees/"
 OBJECTS = "objects/"
 FILES = "files/"
+CONTENT_PREFIXES = (OBJECTS, FILES, "tars/")
+"""Where the bytes of files lie."""
+
 ALIASES = "aliases/"
 SAVES = "saves/"
 PLANS = "plans/"

@@ -22,12 +22,16 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hfflows import keys
 from hfflows.errors import IntegrityError, SettingsError, UnsafePathError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 TREE_FORMAT_VERSION = 1
+
+LARGEST_SEGMENT_BYTES = 256 * 1024 * 1024
+"""A segment is checked in memory; writers make them of 16 MiB."""
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -219,7 +223,7 @@ def parse_tree(body: Any, *, key: str) -> Tree:
         if version > TREE_FORMAT_VERSION:
             msg = f"{key} has tree format {version}; this hfflows reads {TREE_FORMAT_VERSION}."
             raise SettingsError(msg, key=key)
-        objects = body["objects"]
+        objects = [_object(key) for key in body["objects"]]
         tree = Tree(
             files=tuple(_parse_file(item, objects) for item in body["files"]),
             directories=tuple(str(path) for path in body["directories"]),
@@ -243,18 +247,32 @@ def _parse_file(item: Any, objects: list[str]) -> TreeFile:
     if sum(segment.length for segment in segments) != _count(size):
         msg = f"the segments of {path!r} do not add up to its {size} bytes"
         raise ValueError(msg)
+    if any(segment.length > LARGEST_SEGMENT_BYTES for segment in segments):
+        msg = f"a segment of {path!r} is larger than {LARGEST_SEGMENT_BYTES:,} bytes"
+        raise ValueError(msg)
     if not all(_SHA256.fullmatch(digest) for digest in (sha256, *(s.sha256 for s in segments))):
         msg = f"a digest of {path!r} is not a sha256"
         raise ValueError(msg)
     return TreeFile(str(path), size, sha256, bool(is_executable), segments)
 
 
+def _object(key: Any) -> str:
+    if (
+        not isinstance(key, str)
+        or not key.startswith(keys.CONTENT_PREFIXES)
+        or any(part in ("", ".", "..") for part in key.split("/"))
+    ):
+        msg = f"{key!r} is not the key of an object"
+        raise ValueError(msg)
+    return key
+
+
 def _at(objects: list[str], index: Any) -> str:
-    return str(objects[_count(index)])
+    return objects[_count(index)]
 
 
 def _count(value: Any) -> int:
-    if not isinstance(value, int) or value < 0:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         msg = f"{value!r} is not a count"
         raise ValueError(msg)
     return value

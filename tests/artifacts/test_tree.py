@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfflows.artifacts._documents import decode_document, encode_document
+import hfflows.artifacts._documents as documents
+from hfflows.artifacts._documents import decode_document, encode_document, read_document
 from hfflows.artifacts._tree import Segment, Tree, TreeFile, check_link, check_path, parse_tree
 from hfflows.errors import IntegrityError, SettingsError, UnsafePathError
 
@@ -77,6 +78,10 @@ def test_a_stored_tree_that_would_write_elsewhere_is_refused(body):
         parse_tree(json.loads(json.dumps(body)), key="trees/x")
 
 
+def one_segment(body, length):
+    body["files"][0][4][0][2] = length
+
+
 def damaged(change):
     body = copy.deepcopy(body_of(file_of("a", b"hello")))
     change(body)
@@ -98,6 +103,13 @@ def damaged(change):
         damaged(lambda b: b["files"][0][4][0].__setitem__(0, 7)),
         damaged(lambda b: b["files"][0][4][0].__setitem__(0, -1)),
         damaged(lambda b: b["files"][0][4][0].__setitem__(1, -1)),
+        damaged(lambda b: b["files"][0][4][0].__setitem__(1, True)),
+        damaged(lambda b: b["files"][0].__setitem__(1, float("inf"))),
+        damaged(lambda b: (b["files"][0].__setitem__(1, 1 << 40), one_segment(b, 1 << 40))),
+        *(
+            damaged(lambda b, key=key: b["objects"].__setitem__(0, key))
+            for key in ("refs/model/x", "objects/../refs/x", "objects//x", "../x", "/etc/passwd", 7)
+        ),
     ],
 )
 def test_a_tree_whose_numbers_lie_is_refused(body):
@@ -108,6 +120,34 @@ def test_a_tree_whose_numbers_lie_is_refused(body):
 def test_a_tree_of_a_newer_version_asks_for_an_upgrade():
     with pytest.raises(SettingsError, match="format 99"):
         parse_tree(damaged(lambda b: b.__setitem__("format_version", 99)), key="trees/x")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"null",
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"checksum": "", "body": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"checksum": "", "body": NaN}',
+        b'{"checksum": "", "body": 1e999}',
+        b'{"checksum": "", "body": ' + b"9" * 5000 + b"}",
+        b'{"checksum": "", "body": "\xff"}',
+        b'{"checksum": "", "body": "\\ud800"}',
+    ],
+    ids=lambda data: repr(data[:32]),
+)
+def test_a_hostile_document_is_an_integrity_error(data):
+    with pytest.raises(IntegrityError, match="trees/x"):
+        decode_document(data, key="trees/x")
+
+
+def test_a_document_too_large_to_be_one_is_not_read(store, monkeypatch):
+    monkeypatch.setattr(documents, "LARGEST_DOCUMENT_BYTES", 1000)
+    store.put("trees/x", encode_document(["x" * 2000]))
+
+    with pytest.raises(IntegrityError, match="at most 1,000 belong"):
+        read_document(store, "trees/x")
 
 
 sizes = st.integers(0, 50)
