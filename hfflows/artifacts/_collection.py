@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from hfflows import keys
 from hfflows.artifacts import _plans as plans
 from hfflows.artifacts._documents import create_document, encode_document, read_document
-from hfflows.artifacts._marking import mark, superseded_revisions, swept
+from hfflows.artifacts._marking import idle_leases, mark, superseded_revisions, swept
 from hfflows.artifacts._saves import announced_saves, revoke_save
 from hfflows.errors import CollectionBusyError, ObjectExistsError, ObjectNotFoundError
 from hfflows.storage import open_store
@@ -241,7 +241,7 @@ def _garbage(store: Store, *, older_than: datetime) -> Iterator[ObjectInfo]:
     for info in swept(store):
         if info.key not in live and info.modified_at <= older_than and info.key not in already:
             yield info
-    for info in superseded_revisions(store):
+    for info in (*superseded_revisions(store), *idle_leases(store, older_than=older_than)):
         if info.modified_at <= older_than and info.key not in already:
             yield info
 

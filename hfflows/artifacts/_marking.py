@@ -6,6 +6,7 @@ never a tree without objects.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from hfflows.errors import IntegrityError, ObjectNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from datetime import datetime
 
     from hfflows.storage import ObjectInfo, Store
 
@@ -76,6 +78,16 @@ def superseded_revisions(store: Store) -> Iterator[ObjectInfo]:
         if branch == previous:
             yield info
         previous = branch
+
+
+def idle_leases(store: Store, *, older_than: datetime) -> Iterator[ObjectInfo]:
+    """Yield what is left of leases that nobody has touched since."""
+    by_name: defaultdict[str, list[ObjectInfo]] = defaultdict(list)
+    for info in store.list(keys.LEASES):
+        by_name[info.key.rpartition("/")[0]].append(info)
+    for parts in by_name.values():
+        if all(part.modified_at <= older_than for part in parts):
+            yield from parts
 
 
 def _committed(store: Store) -> Iterator[str]:

@@ -1,31 +1,24 @@
-"""Talking to one Hub: resolve, list, read ranges; retried, and the token kept at home.
-
-Works on huggingface_hub 0.36 (requests) and 1 to 2 (httpx, httpx2): it uses that library's
-own session, so proxies, certificates and offline mode are as the user set them.
-"""
+"""One repo of a Hub: resolve, list, read ranges; repeated after passing faults."""
 
 from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote
 
-from huggingface_hub import HfApi, constants, get_token
-from huggingface_hub.utils import (
-    build_hf_headers,
-    get_session,
-    hf_raise_for_status,
-    validate_repo_id,
-)
+from huggingface_hub import HfApi, constants
+from huggingface_hub.utils import hf_raise_for_status, validate_repo_id
 
 from hfflows.artifacts import Announced
 from hfflows.errors import HubError, HubUnavailableError, SettingsError
 from hfflows.hub._errors import Repo, mapped_hub_errors
+from hfflows.hub._wire import VERSION, Caller, Wire, check_online, find_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,14 +27,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hfflows")
 Result = TypeVar("Result")
-VERSION = version("hfflows")
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 RETRIES = 5
 """Times that one request is repeated after a passing fault."""
 LONGEST_WAIT_SECONDS = 60.0
 """A Hub that asks for a longer wait gets an error instead: the task's own retries follow."""
-MAX_REDIRECTS = 5
-CHUNK_BYTES = 256 * 1024
 CDN_REFUSED = (400, 401, 403, 404, 410)
 """Answers of a CDN whose signed URL has run out: ask the Hub for a new one."""
 
@@ -68,11 +60,14 @@ class HubClient:
         repo_id: `org/name`.
         repo_type: `model`, `dataset` or `space`.
         revision: Branch, tag, `refs/pr/N` or commit.
-        token: `None` takes `HF_TOKEN` or the token of `hf auth login`.
+        token: `None` takes `HF_TOKEN` or the token of `hf auth login`, unless
+            `HF_HUB_DISABLE_IMPLICIT_TOKEN` is set; `True` insists on one; `False` sends none.
         endpoint: `None` means `HF_ENDPOINT`, else the public Hub.
+        caller: Who asks and how.
 
     Raises:
         SettingsError: Not a legal repo id, type or revision.
+        HubAccessError: `token=True`, and this machine has none.
     """
 
     def __init__(
@@ -81,8 +76,9 @@ class HubClient:
         *,
         repo_type: RepoType = "model",
         revision: str | None = None,
-        token: str | None = None,
+        token: str | bool | None = None,
         endpoint: str | None = None,
+        caller: Caller | None = None,
     ) -> None:
         base = (endpoint or constants.ENDPOINT).rstrip("/")
         self.repo = Repo(repo_id, repo_type, base, revision or "main")
@@ -91,7 +87,8 @@ class HubClient:
             raise SettingsError(msg)
         with mapped_hub_errors(self.repo):
             validate_repo_id(repo_id)
-        self.token = token or get_token()
+        self.token = find_token(token)
+        self.wire = Wire(base, self.token, caller or Caller())
         self.api = HfApi(
             endpoint=base,
             token=self.token or False,
@@ -101,6 +98,7 @@ class HubClient:
 
     def call(self, function: Callable[[], Result], *, retries: int = RETRIES) -> Result:
         """Return `function()`, its errors ours, repeated after passing faults."""
+        check_online()
         attempt = 0
         while True:
             try:
@@ -113,44 +111,72 @@ class HubClient:
 
     def resolve(self, *, retries: int = RETRIES) -> str:
         """Return the commit that the revision stands for now; one request."""
-        repo = self.repo
-        info = self.call(
-            lambda: self.api.repo_info(
-                repo.repo_id, repo_type=repo.repo_type, revision=repo.revision
-            ),
-            retries=retries,
-        )
-        return str(info.sha)
+        info = self._info(self.repo.revision, retries=retries)
+        with self._parsing():
+            commit_hash = info["sha"]
+            if not _COMMIT.fullmatch(commit_hash):
+                raise ValueError(commit_hash)
+            return str(commit_hash)
 
     def check_access(self) -> None:
         """Raise now if files of this repo would be refused; one request."""
-        repo = self.repo
-        self.call(lambda: self.api.auth_check(repo.repo_id, repo_type=repo.repo_type))
+        self._get(f"{self._api_url}/auth-check")
 
     def files(self, commit_hash: str) -> list[HubFile]:
         """Return every file at a commit with the digest that the Hub announces."""
-        at = replace(self.repo, revision=commit_hash)
-        reader = RangeReader(self, at)
-        entries = self.call(
-            lambda: list(
-                self.api.list_repo_tree(
-                    at.repo_id, repo_type=at.repo_type, revision=commit_hash, recursive=True
-                )
-            )
-        )
-        return [_hub_file(entry, reader) for entry in entries if hasattr(entry, "blob_id")]
+        reader = RangeReader(self, replace(self.repo, revision=commit_hash))
+        found: list[HubFile] = []
+        following: str | None = f"{self._api_url}/tree/{commit_hash}?recursive=true&expand=false"
+        while following:
+            entries, following = self._get(following)
+            with self._parsing():
+                found += [_hub_file(entry, reader) for entry in entries if entry["type"] == "file"]
+        return found
+
+    def flagged_files(self, commit_hash: str) -> dict[str, str]:
+        """Return what the Hub's scanners say of files with findings: {path: level}.
+
+        One request. Empty where a Hub has no scanners, and for files not scanned yet.
+        """
+        info = self._info(commit_hash, "?securityStatus=true")
+        with self._parsing():
+            issues = (info.get("securityRepoStatus") or {}).get("filesWithIssues") or []
+            return {str(issue["path"]): str(issue["level"]) for issue in issues}
 
     def read_file(self, path: str, commit_hash: str, size_bytes: int) -> bytes:
         """Return one whole file."""
         at = replace(self.repo, revision=commit_hash)
         return bytes(RangeReader(self, at).read(path, 0, size_bytes))
 
+    @property
+    def _api_url(self) -> str:
+        return f"{self.repo.endpoint}/api/{self.repo.repo_type}s/{self.repo.repo_id}"
+
+    def _info(self, revision: str, query: str = "", *, retries: int = RETRIES) -> Any:
+        url = f"{self._api_url}/revision/{quote(revision, safe='')}{query}"
+        return self._get(url, retries=retries)[0]
+
+    def _get(self, url: str, *, retries: int = RETRIES) -> tuple[Any, str | None]:
+        return self.call(partial(self.wire.json, url), retries=retries)
+
+    @contextmanager
+    def _parsing(self) -> Iterator[None]:
+        try:
+            yield
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            msg = (
+                f"{self.repo.repo_id}: {self.repo.endpoint} answers in a way that no Hub does "
+                f"({error!r}). Check `endpoint` and HF_ENDPOINT."
+            )
+            raise HubError(msg, repo_id=self.repo.repo_id) from error
+
 
 def _hub_file(entry: Any, reader: RangeReader) -> HubFile:
-    if entry.lfs is not None:
-        announced = Announced("sha256", entry.lfs.sha256)
-        return HubFile(entry.path, int(entry.lfs.size), announced, reader)
-    return HubFile(entry.path, int(entry.size), Announced("git-sha1", entry.blob_id), reader)
+    lfs = entry.get("lfs")
+    if lfs is not None:
+        announced = Announced("sha256", lfs["oid"])
+        return HubFile(entry["path"], int(lfs["size"]), announced, reader)
+    return HubFile(entry["path"], int(entry["size"]), Announced("git-sha1", entry["oid"]), reader)
 
 
 def _wait(attempt: int, error: HubUnavailableError) -> bool:
@@ -200,9 +226,17 @@ class RangeReader:
         """Append to `data` what one answer brings."""
         begin = offset + len(data)
         headers = {"Range": f"bytes={begin}-{offset + length - 1}", "Accept-Encoding": "identity"}
-        with self._open(path, headers) as (status, chunks):
-            skip = 0 if status == 206 else begin  # noqa: PLR2004 - a server without ranges
-            for chunk in chunks:
+        url = self._located.get(path) or self._resolve_url(path)
+        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        with self.client.wire.open(url, headers, timeout=timeout) as answer:
+            if not answer.is_home and answer.status in CDN_REFUSED:
+                msg = f"{self.repo.repo_id}/{path}: the CDN answered {answer.status}."
+                raise HubUnavailableError(msg, path=path)
+            hf_raise_for_status(answer.response)
+            if answer.url != self._resolve_url(path):
+                self._located[path] = answer.url
+            skip = 0 if answer.status == 206 else begin  # noqa: PLR2004 - a server without ranges
+            for chunk in answer.chunks:
                 fresh = chunk[skip:]
                 skip = max(0, skip - len(chunk))
                 data += fresh[: length - len(data)]
@@ -211,57 +245,6 @@ class RangeReader:
         msg = f"{self.repo.repo_id}/{path}: the Hub ended its answer early."
         raise HubUnavailableError(msg, path=path)
 
-    @contextmanager
-    def _open(self, path: str, headers: dict[str, str]) -> Iterator[tuple[int, Iterator[bytes]]]:
-        url = self._located.get(path) or self._resolve_url(path)
-        for _hop in range(MAX_REDIRECTS):
-            is_home = _origin(url) == _origin(self.repo.endpoint)
-            extra = self._identification() if is_home else {}
-            with _stream(url, {**extra, **headers}) as (response, chunks):
-                if response.status_code in (301, 302, 303, 307, 308):
-                    url = urljoin(url, response.headers["Location"])
-                    continue
-                if not is_home and response.status_code in CDN_REFUSED:
-                    msg = f"{self.repo.repo_id}/{path}: the CDN answered {response.status_code}."
-                    raise HubUnavailableError(msg, path=path)
-                hf_raise_for_status(response)
-                if url != self._resolve_url(path):
-                    self._located[path] = url
-                yield response.status_code, chunks
-                return
-        msg = f"{self.repo.repo_id}/{path}: the Hub redirects without end."
-        raise HubError(msg, path=path)
-
     def _resolve_url(self, path: str) -> str:
         revision = quote(self.repo.revision, safe="")
         return f"{self.repo.url}/resolve/{revision}/{quote(path)}"
-
-    def _identification(self) -> dict[str, str]:
-        """Return the headers for the Hub's own origin; the token goes nowhere else."""
-        return build_hf_headers(
-            token=self.client.token or False, library_name="hfflows", library_version=VERSION
-        )
-
-
-@contextmanager
-def _stream(url: str, headers: dict[str, str]) -> Iterator[tuple[Any, Iterator[bytes]]]:
-    """Open a GET without following redirects, on whichever client the Hub library has."""
-    session: Any = get_session()
-    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    if callable(getattr(session, "stream", None)):
-        with session.stream(
-            "GET", url, headers=headers, timeout=timeout, follow_redirects=False
-        ) as response:
-            if response.status_code >= 400:  # noqa: PLR2004
-                response.read()  # the error's text
-            yield response, response.iter_bytes(CHUNK_BYTES)
-    else:
-        with session.get(
-            url, headers=headers, timeout=timeout, allow_redirects=False, stream=True
-        ) as response:
-            yield response, response.iter_content(CHUNK_BYTES)
-
-
-def _origin(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.netloc

@@ -28,17 +28,28 @@ if TYPE_CHECKING:
     from hfflows.keys import RepoType
 
 _TOKEN = "Pass token=, or set HF_TOKEN, or run `hf auth login`."  # noqa: S105 - advice
+_NO_TOKEN = f"No token was sent. {_TOKEN}"
+_OTHER_TOKEN = (
+    "The token that was sent is not of such an account, or is fine-grained and lacks read "  # noqa: S105
+    "access to this repo (for a gated one: to public gated repos)."
+)
 _WAIT = "Trying again later may help; what the store holds already can be loaded without the Hub."
 
 MAPPING: dict[type[BaseException], tuple[type[HfflowsError], str]] = {
     upstream.GatedRepoError: (
         GatedRepoError,
-        "It is gated: accept its terms at {url} with the account whose token you use. " + _TOKEN,
+        (
+            "It is gated: accept its terms at {url}, then use a read token of the account that "
+            "accepted them and was let in. {sent}"
+        ),
     ),
     upstream.RepositoryNotFoundError: (
         RepoNotFoundError,
-        "There is no such {repo_type} at {endpoint}, or it is private and this token may not see "
-        "it. Check the name; for a private repo: " + _TOKEN,
+        (
+            "There is no such {repo_type} at {endpoint}, or it is private. Check the name; a "
+            "private repo takes a read token of its owner, or of a member of its organization. "
+            "{sent}"
+        ),
     ),
     upstream.DisabledRepoError: (HubError, "The Hub has disabled access to this repo: see {url}."),
     upstream.RevisionNotFoundError: (
@@ -50,8 +61,8 @@ MAPPING: dict[type[BaseException], tuple[type[HfflowsError], str]] = {
         "It has no such file at {revision!r}; see {url}.",
     ),
     upstream.OfflineModeIsEnabled: (
-        HubUnavailableError,
-        "HF_HUB_OFFLINE forbids asking the Hub, and the store does not hold this.",
+        SettingsError,  # lasting: repeating the call cannot help
+        "HF_HUB_OFFLINE forbids asking the Hub; unset it, or do this where the Hub may be asked.",
     ),
     upstream.LocalTokenNotFoundError: (HubAccessError, _TOKEN),
     upstream.BadRequestError: (HubError, "The Hub does not accept the request."),
@@ -132,11 +143,20 @@ def translated(error: BaseException, repo: Repo, *, path: str | None = None) -> 
         )
     said = f"The Hub answered {status}. " if status and issubclass(ours, HubError) else ""
     advice = advice.format(
-        url=repo.url, endpoint=repo.endpoint, repo_type=repo.repo_type, revision=repo.revision
+        url=repo.url,
+        endpoint=repo.endpoint,
+        repo_type=repo.repo_type,
+        revision=repo.revision,
+        sent=_OTHER_TOKEN if _had_token(response) else _NO_TOKEN,
     )
     detail = "" if ours is not HubError else f" ({_reason(error)})"
     msg = f"{subject}: {said}{advice}{detail}"
     return ours(msg, **facts, status=status, retry_after=_seconds_to_wait(response))
+
+
+def _had_token(response: object) -> bool:
+    request = getattr(response, "request", None)
+    return "authorization" in {name.lower() for name in getattr(request, "headers", {})}
 
 
 def _reason(error: BaseException) -> str:

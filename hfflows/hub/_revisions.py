@@ -13,10 +13,17 @@ from typing import TYPE_CHECKING, Literal
 
 from hfflows import keys
 from hfflows.artifacts import create_document, read_document
-from hfflows.errors import HubUnavailableError, IntegrityError, ObjectNotFoundError, SettingsError
+from hfflows.errors import (
+    ArtifactNotFoundError,
+    HubUnavailableError,
+    IntegrityError,
+    ObjectNotFoundError,
+    SettingsError,
+)
 
 if TYPE_CHECKING:
     from hfflows.hub._client import HubClient
+    from hfflows.hub._errors import Repo
     from hfflows.storage import Store
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -29,7 +36,7 @@ class Resolution:
     commit_hash: str
     source: Literal["pinned", "hub", "memory", "stale"]
     unavailable: HubUnavailableError | None = None
-    """Why the Hub was not asked, when `source` is `stale`."""
+    """Why the Hub did not say, when it was asked and `source` is `stale`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,10 @@ class _Memory:
     commit_hash: str
     endpoint: str
     resolved_at: datetime
+
+    def is_within(self, age_seconds: float | None) -> bool:
+        elapsed = (datetime.now(UTC) - self.resolved_at).total_seconds()
+        return age_seconds is not None and elapsed <= age_seconds
 
 
 def is_commit(revision: str | None) -> bool:
@@ -52,6 +63,8 @@ def resolve_revision(
     max_age: timedelta | float | None,
     stale_if_error: bool,
     force: bool,
+    offline: str | None = None,
+    remember: bool = True,
     store: Store,
 ) -> Resolution:
     """Return the commit that the client's revision stands for.
@@ -62,11 +75,14 @@ def resolve_revision(
         max_age: How long, in seconds, the remembered commit is good without asking.
         stale_if_error: Fall back on the remembered commit when the Hub is unavailable.
         force: Ask the Hub whatever is remembered, and do not fall back.
+        offline: What forbids asking the Hub, if anything does.
+        remember: Whether to write down what the Hub says.
         store: Where revisions are remembered.
 
     Raises:
         RepoNotFoundError, RevisionNotFoundError, GatedRepoError, HubAccessError: As the Hub says.
         HubUnavailableError: It does not answer, and nothing is remembered.
+        ArtifactNotFoundError: It may not be asked, and nothing is remembered.
     """
     revision = client.repo.revision
     if is_commit(revision):
@@ -74,11 +90,13 @@ def resolve_revision(
     age = _seconds(max_age)
     prefix = keys.revision_prefix(scope, client.repo.repo_type, client.repo.repo_id, revision)
     memory = _recall(prefix, client.repo.endpoint, store)
-    if memory is not None and age is not None and not force:
-        elapsed = (datetime.now(UTC) - memory.resolved_at).total_seconds()
-        if elapsed <= age:
-            return Resolution(memory.commit_hash, "memory")
+    if memory is not None and memory.is_within(age) and not force:
+        return Resolution(memory.commit_hash, "memory")
     fallback = memory if stale_if_error and not force else None
+    if offline is not None:
+        if fallback is None:
+            raise _unknown(client.repo, offline, store)
+        return Resolution(fallback.commit_hash, "stale")
     try:
         # With something to fall back on, a Hub that is down should not hold a run up.
         commit_hash = client.resolve(**({"retries": 1} if fallback else {}))
@@ -86,8 +104,18 @@ def resolve_revision(
         if fallback is None:
             raise
         return Resolution(fallback.commit_hash, "stale", error)
-    _remember(prefix, commit_hash, client.repo.endpoint, memory, store)
+    if remember:
+        _remember(prefix, commit_hash, client.repo.endpoint, memory, store)
     return Resolution(commit_hash, "hub")
+
+
+def _unknown(repo: Repo, offline: str, store: Store) -> ArtifactNotFoundError:
+    msg = (
+        f"{repo.repo_id}@{repo.revision}: {store.url} has no commit that this revision may be "
+        f"taken for, and {offline} forbids asking the Hub. Fetch it once where the Hub may be "
+        "asked, or name a full commit that is held."
+    )
+    return ArtifactNotFoundError(msg, repo_id=repo.repo_id, revision=repo.revision)
 
 
 def _seconds(max_age: timedelta | float | None) -> float | None:

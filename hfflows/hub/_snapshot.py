@@ -9,46 +9,34 @@ rest): its own client does not notice flipped bytes.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import tempfile
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from hfflows import keys
-from hfflows.artifacts import (
-    Sources,
-    TransferReport,
-    commit_artifact,
-    commit_selection,
-    load_artifact,
-    matches,
-    read_refs,
-)
-from hfflows.errors import EntryNotFoundError, IntegrityError
-from hfflows.hub._client import HubClient
-from hfflows.hub._revisions import resolve_revision
+from hfflows.artifacts import Sources, TransferReport, commit_artifact, commit_selection, lease
+from hfflows.errors import IntegrityError
+from hfflows.hub._lookup import Lookup
+from hfflows.hub._options import SnapshotOptions, SnapshotRequest, lists_options
+from hfflows.hub._preflight import inspect_snapshot
+from hfflows.hub._safety import findings, refuse_flagged
 from hfflows.refs import Producer
-from hfflows.storage import open_store
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator, Sequence
-    from datetime import timedelta
-
-    from hfflows.hub._revisions import Resolution
-    from hfflows.identity import RunIdentity
-    from hfflows.keys import CacheScope, RepoType
+    from hfflows.artifacts import Tree
+    from hfflows.hub._client import HubFile
+    from hfflows.hub._held import Found
+    from hfflows.hub._preflight import SnapshotPlan
+    from hfflows.hub._selection import Choice
     from hfflows.refs import ArtifactRef
-    from hfflows.storage import Store
 
 logger = logging.getLogger("hfflows")
 
 Outcome = Literal["hit", "miss", "refreshed", "stale"]
 DOWNLOAD_ATTEMPTS = 2
+LEASE_SECONDS = 30.0
+"""How long a worker that died while it fetched keeps the others waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,294 +53,231 @@ class SnapshotResult:
     report: TransferReport
 
 
-@dataclass(frozen=True, slots=True)
-class _Selection:
-    """Which files of a repo are asked for; `None` selects all."""
-
-    allow: tuple[str, ...] | None
-    ignore: tuple[str, ...] | None
-
-    @classmethod
-    def of(
-        cls, allow: Sequence[str] | str | None, ignore: Sequence[str] | str | None
-    ) -> _Selection:
-        return cls(_patterns(allow), _patterns(ignore) or None)
-
-    @property
-    def token(self) -> str:
-        """What stands for the selection in a key."""
-        if self.allow is None and self.ignore is None:
-            return keys.EVERYTHING
-        text = json.dumps({"allow": self.allow, "ignore": self.ignore})
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def is_within(self, other: _Selection) -> bool:
-        """Return whether `other` certainly holds all that this one selects."""
-        allowed = other.allow is None or (
-            self.allow is not None and set(self.allow) <= set(other.allow)
-        )
-        return allowed and set(other.ignore or ()) <= set(self.ignore or ())
-
-    def takes(self, path: str) -> bool:
-        return matches(path, self.allow, self.ignore)
-
-
-def _patterns(given: Sequence[str] | str | None) -> tuple[str, ...] | None:
-    if given is None:
-        return None
-    names = [given] if isinstance(given, str) else given
-    # As huggingface_hub reads them: `folder/` means all that is in it.
-    return tuple(sorted({f"{name}*" if name.endswith("/") else name for name in names}))
-
-
+@overload
 def snapshot_download(
-    repo_id: str,
-    *,
-    revision: str | None = None,
-    repo_type: RepoType = "model",
-    allow_patterns: Sequence[str] | str | None = None,
-    ignore_patterns: Sequence[str] | str | None = None,
-    cache_scope: CacheScope | None = None,
-    max_age: timedelta | float | None = None,
-    force_download: bool = False,
-    stale_if_error: bool = True,
-    token: str | None = None,
-    endpoint: str | None = None,
-    identity: RunIdentity | None = None,
-    store: Store | None = None,
-) -> ArtifactRef:
+    repo_id: str, *, dry_run: Literal[False] = ..., **options: Unpack[SnapshotOptions]
+) -> ArtifactRef: ...
+@overload
+def snapshot_download(
+    repo_id: str, *, dry_run: Literal[True], **options: Unpack[SnapshotOptions]
+) -> SnapshotPlan: ...
+@overload
+def snapshot_download(
+    repo_id: str, *, dry_run: bool, **options: Unpack[SnapshotOptions]
+) -> ArtifactRef | SnapshotPlan: ...
+@lists_options
+def snapshot_download(
+    repo_id: str, *, dry_run: bool = False, **options: Unpack[SnapshotOptions]
+) -> ArtifactRef | SnapshotPlan:
     """Copy a Hub repo at a commit into the store, once, and return its reference.
 
-    Arguments and errors are those of `fetch_snapshot`, which also says whether it was a hit.
+    Takes what `huggingface_hub.snapshot_download` does, in its words, except for where it
+    writes to.
+
+    Args:
+        repo_id: `org/name`.
+        dry_run: Move nothing and return what would be moved: see `inspect_snapshot`.
+        **options: As `fetch_snapshot`, which also says whether it was a hit.
+
+    Raises:
+        As `fetch_snapshot`.
     """
-    return fetch_snapshot(
-        repo_id,
-        revision=revision,
-        repo_type=repo_type,
-        allow_patterns=allow_patterns,
-        ignore_patterns=ignore_patterns,
-        cache_scope=cache_scope,
-        max_age=max_age,
-        force_download=force_download,
-        stale_if_error=stale_if_error,
-        token=token,
-        endpoint=endpoint,
-        identity=identity,
-        store=store,
-    ).ref
+    if dry_run:
+        return inspect_snapshot(repo_id, **options)
+    return fetch_snapshot(repo_id, **options).ref
 
 
-def fetch_snapshot(
-    repo_id: str,
-    *,
-    revision: str | None = None,
-    repo_type: RepoType = "model",
-    allow_patterns: Sequence[str] | str | None = None,
-    ignore_patterns: Sequence[str] | str | None = None,
-    cache_scope: CacheScope | None = None,
-    max_age: timedelta | float | None = None,
-    force_download: bool = False,
-    stale_if_error: bool = True,
-    token: str | None = None,
-    endpoint: str | None = None,
-    identity: RunIdentity | None = None,
-    report: TransferReport | None = None,
-    store: Store | None = None,
-) -> SnapshotResult:
+@lists_options
+def fetch_snapshot(repo_id: str, **options: Unpack[SnapshotOptions]) -> SnapshotResult:
     """Copy a Hub repo at a commit into the store, once, and say how that went.
 
     Args:
         repo_id: `org/name`.
-        revision: Branch, tag, `refs/pr/N` or commit; `None` means `main`. A full commit
-            that the store holds needs no Hub request at all.
-        repo_type: `model`, `dataset` or `space`.
-        allow_patterns: Only files that match one of these. Served from a fuller snapshot
-            of the same commit where there is one.
-        ignore_patterns: Not the files that match one of these.
-        cache_scope: Who sees the entry: `checkpoint` (this identity), `flow`, or `global`;
-            `None` means `checkpoint` with an identity and `global` without. Whoever sees
-            an entry can read it, also one of a private repo.
-        max_age: Seconds (or a timedelta) for which a branch's commit is taken from memory;
-            `None` asks the Hub each time, with one request.
-        force_download: Send every byte anew; later readers see the new copy.
-        stale_if_error: Serve the last known commit when the Hub is down or limits the rate.
-        token: `None` takes `HF_TOKEN` or the token of `hf auth login`. Never stored.
-        endpoint: Of a Hub of your own; `None` means `HF_ENDPOINT`.
-        identity: Who asks; narrows `cache_scope`.
-        report: Filled with what was moved.
-        store: Where to; `None` means `open_store()`.
+        **options: What, for whom, and how:
+
+            revision: Branch, tag, `refs/pr/N` or commit; `None` means `main`. A full commit
+                that the store holds needs no Hub request at all.
+            repo_type: `model`, `dataset` or `space`; `None` means `model`.
+            allow_patterns: Only files that match one of these. Served from a fuller snapshot
+                of the same commit where there is one.
+            ignore_patterns: Not the files that match one of these.
+            allow_pickles: Also fetch pickled weights (`*.bin`, `*.pt`, `*.pth`, `*.ckpt`,
+                `*.pkl`, `*.pickle`) of a model that has the same weights as safetensors.
+                Pickles without safetensors of their name are fetched in any case, and so
+                are those that an allow pattern asks for alone (`*.bin`).
+            allow_flagged: Also fetch files that the Hub's scanners found unsafe, and read
+                snapshots that hold such files.
+            cache_scope: Who sees the entry: `checkpoint` (this identity), `flow`, or
+                `global`; `None` means `checkpoint` with an identity and `global` without.
+                Whoever sees an entry can read it, also one of a private repo.
+            max_age: Seconds (or a timedelta) for which a branch's commit is taken from
+                memory; `None` asks the Hub each time, with one request.
+            force_download: Send every byte anew; later readers see the new copy.
+            local_files_only: Serve what the store holds and never ask the Hub, as
+                `HFFLOWS_HUB_OFFLINE=1` (or `HF_HUB_OFFLINE=1`) does for all calls. A branch
+                is then what it was last known to be; `outcome` is `stale` unless that is
+                within `max_age`.
+            stale_if_error: Serve the last known commit when the Hub is down, limits the
+                rate, or may not be asked.
+            token: `None` takes `HF_TOKEN` or the token of `hf auth login`, `True` insists on
+                one of them, `False` sends none. Never stored.
+            endpoint: Of a Hub of your own; `None` means `HF_ENDPOINT`.
+            library_name, library_version, user_agent: Who asks, for the Hub's statistics;
+                hfflows adds its own name.
+            headers: Sent to the Hub's own origin only, before all others.
+            etag_timeout: Seconds for the Hub to answer what is no file; `None` means
+                `HF_HUB_ETAG_TIMEOUT`. Files have `HF_HUB_DOWNLOAD_TIMEOUT`.
+            max_workers: Requests to the Hub at once, at most.
+            identity: Who asks; narrows `cache_scope`.
+            report: Filled with what was moved.
+            slot: Makes a context manager that is held while files are fetched: a limit that
+                a fleet shares, such as Prefect's `concurrency`. Nothing found in the store
+                takes one.
+            store: Where to; `None` means `open_store()`.
 
     Raises:
         RepoNotFoundError, RevisionNotFoundError: No such repo or revision, or a private one.
         GatedRepoError, HubAccessError: The token does not open it; nothing was moved.
         EntryNotFoundError: The patterns select no file.
         HubUnavailableError: The Hub does not answer and the store has nothing to serve.
+        ArtifactNotFoundError: The Hub may not be asked and the store has nothing to serve.
+        HubError: The Hub's scanners found a file unsafe; names it. Nothing was moved.
         IntegrityError: The Hub's bytes are not what it announced, twice; nothing was saved.
-        SettingsError: Bad repo id, type, scope or `max_age`.
+        SettingsError: Bad repo id, type, scope, `max_age`; an option without meaning here.
         StorageError: The store failed; nothing is visible.
     """
-    client = HubClient(
-        repo_id, repo_type=repo_type, revision=revision, token=token, endpoint=endpoint
-    )
-    store = store or open_store()
-    scope = keys.scope_prefix(cache_scope or ("checkpoint" if identity else "global"), identity)
-    resolution = resolve_revision(
-        client,
-        scope,
-        max_age=max_age,
-        stale_if_error=stale_if_error,
-        force=force_download,
-        store=store,
-    )
-    fetch = _Fetch(
-        client,
-        resolution,
-        keys.snapshot_prefix(scope, repo_type, repo_id, resolution.commit_hash),
-        _Selection.of(allow_patterns, ignore_patterns),
-        identity,
-        report or TransferReport(),
-        store,
-    )
-    return fetch.run(force=force_download)
+    request = SnapshotRequest(repo_id=repo_id, **options)
+    return _Fetch(Lookup.of(request), request.report or TransferReport()).run()
 
 
 @dataclass(frozen=True, slots=True)
 class _Fetch:
-    """One request for one commit."""
+    """One request for one commit, and what it moves."""
 
-    client: HubClient
-    resolution: Resolution
-    prefix: str
-    selection: _Selection
-    identity: RunIdentity | None
+    lookup: Lookup
     report: TransferReport
-    store: Store
 
-    def run(self, *, force: bool) -> SnapshotResult:
-        held = self._held()
-        if not force:
-            found = self._serve(held)
-            if found is not None:
-                is_stale = self.resolution.source == "stale"
-                if is_stale:
-                    logger.warning(
-                        "%s Serving the last known commit %s of revision %s.",
-                        self.resolution.unavailable,
-                        self.resolution.commit_hash,
-                        self.client.repo.revision,
-                    )
-                return self._result(found, "stale" if is_stale else "hit")
-        if self.resolution.unavailable is not None:
-            raise self.resolution.unavailable
-        is_known = any(True for _ in self.store.list(self.prefix.rsplit("/", 2)[0] + "/"))
-        return self._result(self._download(held, force=force), "refreshed" if is_known else "miss")
+    def run(self) -> SnapshotResult:
+        if (result := self._from_store()) is not None:
+            return result
+        self.lookup.check_hub()
+        # One worker of a fleet fetches; the others wait, and find what it fetched.
+        with lease(self.lookup.flight, store=self.lookup.store, ttl_seconds=LEASE_SECONDS):
+            now = replace(self, lookup=self.lookup.look_again())
+            return now._from_store() or now._from_hub()  # noqa: SLF001 - the same class
+
+    def _from_hub(self) -> SnapshotResult:
+        outcome: Outcome = "refreshed" if self.lookup.held.is_any_commit_held() else "miss"
+        with (self.lookup.request.slot or nullcontext)():
+            return self._result(self._download(), outcome)
+
+    def _from_store(self) -> SnapshotResult | None:
+        if self.lookup.request.force_download:
+            return None
+        found = self.lookup.held.find(self.lookup.selection)
+        return self._served(found) if found is not None else None
 
     def _result(self, ref: ArtifactRef, outcome: Outcome) -> SnapshotResult:
-        commit_hash, revision = self.resolution.commit_hash, self.client.repo.revision
-        return SnapshotResult(ref, outcome, commit_hash, revision, self.report)
+        revision = self.lookup.client.repo.revision
+        return SnapshotResult(ref, outcome, self.lookup.commit_hash, revision, self.report)
 
     # From the store ------------------------------------------------------------------
 
-    def _held(self) -> list[str]:
-        """Return the keys of this commit's snapshots, newest first: one request."""
-        return [info.key for info in self.store.list(self.prefix)]
+    def _served(self, found: Found) -> SnapshotResult:
+        resolution, request = self.lookup.resolution, self.lookup.request
+        flagged: Any = found.ref.metadata.get("flagged_files") or {}
+        if found.part is not None:
+            ref = self._commit_part(found.ref, *found.part, flagged)
+        else:
+            ref = found.ref
+            self._refuse(flagged)
+        if resolution.source != "stale":
+            return self._result(ref, "hit")
+        logger.warning(
+            "%s Serving the last known commit %s of revision %s.",
+            resolution.unavailable or f"{request.offline} forbids asking the Hub.",
+            resolution.commit_hash,
+            self.lookup.client.repo.revision,
+        )
+        return self._result(ref, "stale")
 
-    def _serve(self, held: list[str]) -> ArtifactRef | None:
-        """Return what was asked for when the store holds it, or a fuller snapshot."""
-        same = [key for key in held if keys.selection_of(key) == self.selection.token]
-        for ref in read_refs(same[:1], store=self.store):
-            return ref
-        whole = [key for key in held if keys.selection_of(key) == keys.EVERYTHING]
-        parts = [key for key in held if key not in whole and key not in same]
-        for ref in read_refs([*whole[:1], *parts], store=self.store):
-            if self.selection.is_within(_selection_in(ref)):
-                return commit_selection(
-                    ref,
-                    self.selection.allow,
-                    self.selection.ignore,
-                    key=self._new_key(held),
-                    metadata=self._metadata(),
-                    producer=Producer.of(self.identity),
-                    store=self.store,
-                )
-        return None
-
-    def _new_key(self, held: list[str]) -> str:
-        newest = keys.id_of(held[0]) if held else None
-        return keys.snapshot(self.prefix, self.selection.token, id=keys.new_id(after=newest))
+    def _commit_part(
+        self, ref: ArtifactRef, choice: Choice, tree: Tree, flagged: dict[str, str]
+    ) -> ArtifactRef:
+        lookup = self.lookup
+        lookup.check_not_empty(choice, len(tree.files))
+        flagged = findings(flagged, choice.paths)
+        self._refuse(flagged)
+        return commit_selection(
+            ref,
+            lookup.selection.allow,
+            lookup.selection.ignored_in(choice),
+            key=lookup.held.new_key(lookup.selection.token_for(choice)),
+            metadata=self._metadata(choice, flagged),
+            producer=Producer.of(lookup.request.identity),
+            store=lookup.store,
+        )
 
     # From the Hub --------------------------------------------------------------------
 
-    def _download(self, held: list[str], *, force: bool) -> ArtifactRef:
-        repo, commit_hash = self.client.repo, self.resolution.commit_hash
-        self.client.check_access()  # a tree can be listed where no file may be read
-        listed = self.client.files(commit_hash)
-        files = [file for file in listed if self.selection.takes(file.path)]
-        if not files:
-            msg = (
-                f"{repo.repo_id}@{commit_hash}: the patterns select none of its "
-                f"{len(listed)} files; see {repo.url}/tree/{commit_hash}."
-            )
-            raise EntryNotFoundError(msg, repo_id=repo.repo_id, revision=repo.revision)
+    def _download(self) -> ArtifactRef:
+        lookup = self.lookup
+        lookup.client.check_access()  # a tree can be listed where no file may be read
+        listed = lookup.client.files(lookup.commit_hash)
+        choice = lookup.selection.choose(file.path for file in listed)
+        lookup.check_not_empty(choice, len(listed))
+        flagged = findings(lookup.client.flagged_files(lookup.commit_hash), choice.paths)
+        self._refuse(flagged)
+        self._log(choice, flagged)
+        files = [file for file in listed if file.path in choice.paths]
+        key = lookup.held.new_key(lookup.selection.token_for(choice))
+        return self._save(files, key, self._metadata(choice, flagged))
+
+    def _save(self, files: list[HubFile], key: str, metadata: dict[str, Any]) -> ArtifactRef:
         attempt = 1
         while True:
             try:
                 return commit_artifact(
                     Sources(files=list(files)),
-                    key=self._new_key(held),
+                    key=key,
                     kind=keys.SNAPSHOT_KIND,
-                    name=repo.repo_id,
-                    metadata=self._metadata(),
-                    producer=Producer.of(self.identity),
+                    name=self.lookup.client.repo.repo_id,
+                    metadata=metadata,
+                    producer=Producer.of(self.lookup.request.identity),
                     report=self.report,
-                    resend=force,
-                    store=self.store,
+                    resend=self.lookup.request.force_download,
+                    store=self.lookup.store,
                 )
             except IntegrityError as error:  # bytes flipped on the way: once more
                 if attempt == DOWNLOAD_ATTEMPTS:
-                    msg = f"{repo.repo_id}@{commit_hash}: {error}"
+                    msg = f"{self.lookup.subject}: {error}"
                     raise IntegrityError(msg, **error.facts) from error
                 attempt += 1
                 logger.warning("%s Fetching it again.", error)
 
-    def _metadata(self) -> dict[str, Any]:
-        repo, selection = self.client.repo, self.selection
+    def _refuse(self, flagged: dict[str, str]) -> None:
+        if not self.lookup.request.allow_flagged:
+            refuse_flagged(self.lookup.client.repo, self.lookup.commit_hash, flagged)
+
+    def _log(self, choice: Choice, flagged: dict[str, str]) -> None:
+        subject = self.lookup.subject
+        for path, level in flagged.items():
+            logger.warning("%s: the Hub's scanners found %s %s.", subject, path, level)
+        if choice.redundant_pickles and not self.lookup.selection.takes_pickles:
+            names = ", ".join(choice.redundant_pickles)
+            reason = "safetensors hold the same weights; allow_pickles=True fetches them too"
+            logger.info("%s: left out %s: %s.", subject, names, reason)
+
+    def _metadata(self, choice: Choice, flagged: dict[str, str]) -> dict[str, Any]:
+        repo, selection = self.lookup.client.repo, self.lookup.selection
         return {
             "repo_id": repo.repo_id,
             "repo_type": repo.repo_type,
             "revision": repo.revision,
-            "commit_hash": self.resolution.commit_hash,
+            "commit_hash": self.lookup.commit_hash,
             "allow_patterns": list(selection.allow) if selection.allow is not None else None,
             "ignore_patterns": list(selection.ignore) if selection.ignore is not None else None,
+            "allow_pickles": selection.takes_pickles,
+            "redundant_pickles": list(choice.redundant_pickles),
+            "flagged_files": flagged,
         }
-
-
-def _selection_in(ref: ArtifactRef) -> _Selection:
-    """Return the selection that a snapshot was made with."""
-    allow: Any = ref.metadata.get("allow_patterns")
-    ignore: Any = ref.metadata.get("ignore_patterns")
-    return _Selection.of(allow, ignore)
-
-
-@contextmanager
-def load_snapshot(
-    repo_id: str, *, path: str | os.PathLike[str] | None = None, **options: Any
-) -> Iterator[Path]:
-    """Yield a directory with a Hub repo at a commit, by way of the store.
-
-    Args:
-        repo_id: `org/name`.
-        path: Absent or empty directory, which stays; `None` makes a temporary one, which is
-            gone afterwards.
-        **options: As `snapshot_download`.
-
-    Raises:
-        As `snapshot_download` and `hfflows.load_artifact`.
-    """
-    store = options.pop("store", None) or open_store()
-    ref = snapshot_download(repo_id, store=store, **options)
-    if path is not None:
-        yield load_artifact(ref, path, store=store)
-        return
-    with tempfile.TemporaryDirectory(prefix="hfflows-snapshot-") as scratch:
-        yield load_artifact(ref, Path(scratch) / "snapshot", store=store)

@@ -153,9 +153,11 @@ class LocalHub(LocalServer):
         """Let only those with access have the files; everybody still sees the listing."""
         self._state.get(repo_type, repo_id).gated = mode
 
-    def flag(self, repo_id: str, path: str, *, repo_type: str = "model") -> None:
-        """Mark a file as found unsafe by the Hub's scanners."""
-        self._state.get(repo_type, repo_id).flagged.add(path)
+    def flag(
+        self, repo_id: str, path: str, *, level: str = "unsafe", repo_type: str = "model"
+    ) -> None:
+        """Mark a file as found `unsafe`, `suspicious` or `caution` by the Hub's scanners."""
+        self._state.get(repo_type, repo_id).flagged[path] = level
 
     def disable(self, repo_id: str, *, repo_type: str = "model") -> None:
         """Take a repo down as the Hub's staff would."""

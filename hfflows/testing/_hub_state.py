@@ -85,7 +85,8 @@ class Repo:
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     pulls: dict[int, Pull] = field(default_factory=dict)
-    flagged: set[str] = field(default_factory=set)
+    flagged: dict[str, str] = field(default_factory=dict)
+    """What scanners found a file to be."""
     lfs_objects: set[str] = field(default_factory=set)
     """Large files that a commit to this repo may point at."""
 

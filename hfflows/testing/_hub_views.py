@@ -64,7 +64,9 @@ def repo_info(
         document["securityRepoStatus"] = {
             "scansDone": True,
             "filesWithIssues": [
-                {"path": path, "level": "unsafe"} for path in sorted(repo.flagged & {*commit.files})
+                {"path": path, "level": level}
+                for path, level in sorted(repo.flagged.items())
+                if path in commit.files
             ],
         }
     return document
@@ -101,7 +103,7 @@ def path_info(repo: Repo, commit: Commit, path: str, *, expand: bool) -> dict[st
                 "pointerSize": entry.pointer_size,
             }
         if expand:
-            document["securityFileStatus"] = _security(flagged=path in repo.flagged)
+            document["securityFileStatus"] = _security(repo.flagged.get(path, "safe"))
     if expand:
         last = _last_change(repo, commit, path)
         document["lastCommit"] = {
@@ -286,8 +288,8 @@ def _sibling(path: str, entry: FileEntry, *, with_blobs: bool) -> dict[str, Any]
     return document
 
 
-def _security(*, flagged: bool) -> dict[str, Any]:
-    status = "unsafe" if flagged else "safe"
+def _security(status: str) -> dict[str, Any]:
+    flagged = status == "unsafe"
     scan = {"status": status, "message": None, "virusFound": flagged, "version": "local"}
     return {
         "status": status,

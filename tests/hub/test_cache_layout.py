@@ -218,7 +218,7 @@ def test_a_revision_names_the_commit_only_if_it_is_none(fetch, commit, local_hub
 
     api = huggingface_hub.HfApi(endpoint=local_hub.endpoint, token=local_hub.token)
     api.create_pull_request(REPO, title="pull")
-    load_into_hf_cache(fetch(revision="refs/pr/1"), cache)
+    load_into_hf_cache(fetch(revision="refs/pr/1"), cache, revision="refs/pr/1")
     assert offline(cache, revision="refs/pr/1").exists()
     load_into_hf_cache(fetch(revision=commit), cache, revision="main")
     assert offline(cache).name == commit
@@ -241,6 +241,13 @@ def test_only_snapshots_of_a_commit_go_there(fetch, commit, store, cache, tmp_pa
         with pytest.raises(hfflows.SettingsError, match="not a snapshot"):
             load_into_hf_cache(ref, cache, store=store)
     assert not cache.exists()
+
+
+def test_a_cache_that_cannot_be_written_to_says_so(fetch, commit, cache):
+    cache.write_text("in the way")
+
+    with pytest.raises(hfflows.TargetError, match="cannot be written to"):
+        load_into_hf_cache(fetch(), cache)
 
 
 # Half ------------------------------------------------------------------------------------
@@ -271,56 +278,75 @@ def test_a_store_that_fails_at_any_call_leaves_the_cache_as_it_was(fetch, commit
 
 
 KILLED = """
-import json, os, sys
+import json, os, shutil, sys
 from pathlib import Path
 from hfflows.hub import load_into_hf_cache
 from hfflows.storage import open_store
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-store, cache, ref = sys.argv[1:]
-seen = []
+store, before, cache, ref = sys.argv[1:]
+ref = json.loads(ref)
+
+def state(place, **options):
+    try:
+        at = Path(snapshot_download("org/model", cache_dir=place, local_files_only=True, **options))
+    except LocalEntryNotFoundError:
+        return None
+    return at.name, sorted(p.relative_to(at).as_posix() for p in at.rglob("*") if p.is_file())
+
+def die_at(step):
+    count = 0
+    def hook(event, _args):
+        nonlocal count
+        count += event in {"os.rename", "os.symlink", "os.mkdir"}
+        if count == step:
+            os._exit(9)  # as SIGKILL: no handler, no `finally`
+    return hook
+
+seen, status = [], 9
 for step in range(1, 100):
+    place = f"{cache}/{step}"
+    shutil.copytree(before, place, symlinks=True)
     child = os.fork()
     if child == 0:
-        count = 0
-        def die_at_step(event, _args):
-            global count
-            if event in {"os.rename", "os.symlink", "os.mkdir"}:
-                count += 1
-                if count == step:
-                    os._exit(9)  # as SIGKILL: no handler, no `finally`
-        sys.addaudithook(die_at_step)
-        load_into_hf_cache(json.loads(ref), f"{cache}/{step}", store=open_store(store))
+        sys.addaudithook(die_at(step))
+        load_into_hf_cache(ref, place, store=open_store(store))
         os._exit(0)
-    survived = os.waitpid(child, 0)[1] == 0
-    try:
-        at = Path(snapshot_download("org/model", cache_dir=f"{cache}/{step}", local_files_only=True))
-        seen.append(len([path for path in at.rglob("*") if path.is_file()]))
-    except LocalEntryNotFoundError:
-        seen.append(0)
-    if survived:
+    status = os.waitpid(child, 0)[1]
+    seen.append([state(place), state(place, revision=ref["metadata"]["commit_hash"])])
+    if status == 0:
         break
 print(json.dumps(seen))
 """
 
 
-def test_killed_at_any_step_it_is_all_there_or_not_there(fetch, commit, store, cache):
+def test_killed_at_any_step_a_reader_has_the_old_snapshot_or_the_new(
+    fetch, commit, store, local_hub, tmp_path
+):
+    load_into_hf_cache(fetch(allow_patterns=["*.json"]), tmp_path / "before")
+    moved = local_hub.publish(REPO, FILES | {"config.json": b"{}"})
     ref = fetch()
-    arguments = [str(store.url), str(cache), ref.model_dump_json()]
+    arguments = [str(store.url), tmp_path / "before", tmp_path / "after", ref.model_dump_json()]
     done = subprocess.run(
         [sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, check=False
     )
-    seen = json.loads(done.stdout or "null")
 
     assert done.returncode == 0, done.stderr[-2000:]
+    seen = json.loads(done.stdout)
     assert len(seen) > 10
-    assert set(seen) == {0, ref.file_count}
-    for step in range(1, len(seen) + 1):  # and the next load completes it, without a trace
-        load_into_hf_cache(ref, cache / str(step))
-        assert content_of(offline(cache / str(step))).keys() == {*FILES, ".gitattributes"}
-        workplaces = (cache / str(step) / "models--org--model" / ".hfflows").iterdir()
+    old, new = [commit, ["config.json"]], [moved, sorted({*FILES, ".gitattributes"})]
+    for step, (by_branch, by_commit) in enumerate(seen, 1):
+        assert by_branch in (old, new)
+        assert by_commit in (None, new)
+        assert by_branch == old or by_commit == new
+        cache = tmp_path / "after" / str(step)  # and the next load completes it, without a trace
+        load_into_hf_cache(ref, cache)
+        assert content_of(offline(cache))["config.json"] == b"{}"
+        workplaces = (cache / "models--org--model" / ".hfflows").iterdir()
         assert [path.name for path in workplaces] == ["lock"]
+    assert old in (by_branch for by_branch, _ in seen)
+    assert seen[-1] == [new, new]
 
 
 def test_several_processes_fill_one_cache_at_once(fetch, commit, store, cache):

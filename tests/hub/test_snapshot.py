@@ -1,15 +1,29 @@
+import inspect
+import json
+import logging
 import os
 import time
+from itertools import accumulate
 
+import huggingface_hub
 import pytest
 
 import hfflows
 from hfflows.artifacts import TransferReport
 from hfflows.hub import _client as client_module
-from hfflows.hub import fetch_snapshot, load_snapshot, snapshot_download
+from hfflows.hub import _options as options_module
+from hfflows.hub import (
+    fetch_snapshot,
+    inspect_snapshot,
+    load_snapshot,
+    push_to_hub,
+    repair_snapshot,
+    snapshot_download,
+)
 from hfflows.identity import RunIdentity
 from hfflows.storage import open_store
-from hfflows.testing import Fault
+from hfflows.testing import Fault, LocalHub
+from hfflows.testing._http import Response
 
 WEIGHTS = os.urandom(3_000_000)
 FILES = {
@@ -333,6 +347,13 @@ def test_the_token_reaches_the_hub_only_and_no_document(ask, hub, commit, memory
         {"cache_scope": "flow"},
         {"max_age": -1},
         {"max_age": float("nan")},
+        {"max_workers": 0},
+        {"etag_timeout": 0},
+        {"repo_type": "kernel"},
+        {"force_download": True, "local_files_only": True},
+        {"cache_dir": "/tmp/x"},
+        {"local_dir": "/tmp/x"},
+        {"tqdm_class": object},
     ],
 )
 def test_bad_input_is_refused_before_any_request(ask, hub, commit, options):
@@ -348,6 +369,250 @@ def test_a_file_name_that_would_leave_its_tree_is_refused(ask, hub, memory_store
     with pytest.raises(hfflows.UnsafePathError):
         ask("org/bad")
     assert nothing_saved(memory_store)
+
+
+def test_the_token_that_is_needed_is_named(ask, hub, commit):
+    hub.gate(REPO)
+    hub.publish("org/secret", FILES, private=True)
+
+    for repo_id, advice in ((REPO, "account that accepted"), ("org/secret", "of its organization")):
+        with pytest.raises(hfflows.HubError, match=advice) as caught:
+            ask(repo_id, token=False)
+        assert "No token was sent. Pass token=" in str(caught.value)
+        with pytest.raises(hfflows.HubError, match=advice) as caught:
+            ask(repo_id, token=hub.add_token("stranger"))
+        assert "The token that was sent is not of such an account" in str(caught.value)
+
+
+# The client's own parameters -----------------------------------------------------------------
+
+
+class ListeningHub(LocalHub):
+    """Keeps each request's headers and when it was served; answers as told."""
+
+    def __init__(self):
+        super().__init__()
+        self.heard = {"hub": [], "cdn": []}
+        self.served = []
+        self.body = None
+
+    def _handle_hub(self, request):
+        self._listen("hub", request)
+        if self.body is None:
+            return super()._handle_hub(request)
+        return Response(200, {"Content-Type": "application/json"}, self.body)
+
+    def _handle_cdn(self, request):
+        self._listen("cdn", request)
+        began = time.monotonic()
+        time.sleep(0.02)
+        self.served += [(began, 1), (time.monotonic(), -1)]
+        return super()._handle_cdn(request)
+
+    def _listen(self, origin, request):
+        self.heard[origin].append({name.lower(): value for name, value in request.headers.items()})
+
+
+@pytest.fixture
+def listening(monkeypatch):
+    monkeypatch.setattr(client_module.random, "uniform", lambda low, high: 0.01)
+    with ListeningHub() as hub:
+        hub.publish(REPO, FILES)
+        yield hub
+
+
+@pytest.fixture
+def tell(listening, memory_store):
+    def fetch(repo_id=REPO, **options):
+        settings = {"endpoint": listening.endpoint, "token": listening.token}
+        return fetch_snapshot(repo_id, store=memory_store, **(settings | options))
+
+    return fetch
+
+
+def test_all_that_the_client_takes_is_taken_but_where_it_writes():
+    theirs = {*inspect.signature(huggingface_hub.snapshot_download).parameters}
+
+    assert theirs <= {*inspect.signature(snapshot_download).parameters}
+    for function in (fetch_snapshot, inspect_snapshot, load_snapshot):
+        assert theirs - {"dry_run"} <= {*inspect.signature(function).parameters}
+    listed = {*options_module.SnapshotOptions.__annotations__, "repo_id"}
+    assert listed == {*options_module.SnapshotRequest.__dataclass_fields__}
+
+
+@pytest.mark.parametrize("name", ["cache_dir", "local_dir", "tqdm_class"])
+def test_where_the_client_writes_to_has_no_meaning_and_says_why(ask, commit, name):
+    with pytest.raises(hfflows.SettingsError, match=rf"{name}= has no meaning.*(store|report=)"):
+        ask(**{name: "/tmp/x"})
+
+
+def test_an_option_that_does_not_exist_is_a_type_error(ask, commit):
+    with pytest.raises(TypeError, match="allow_pattern"):
+        ask(allow_pattern="*.json")
+
+
+def test_who_asks_is_said_and_own_headers_stay_at_the_hub(tell, listening, memory_store, caplog):
+    caplog.set_level(logging.DEBUG)
+    tell(
+        library_name="my-trainer",
+        library_version="7.1",
+        user_agent={"team": "nlp"},
+        headers={"X-Proxy-Key": "s3cret"},
+    )
+
+    assert listening.heard["hub"]
+    for headers in listening.heard["hub"]:
+        assert headers["user-agent"].startswith("my-trainer/7.1; ")
+        assert f"hfflows/{hfflows.__version__}" in headers["user-agent"]
+        assert "team/nlp" in headers["user-agent"]
+        assert headers["x-proxy-key"] == "s3cret"
+    assert listening.heard["cdn"]
+    for headers in listening.heard["cdn"]:
+        assert not {"x-proxy-key", "authorization"} & headers.keys()
+    assert "s3cret" not in caplog.text
+    for info in memory_store.list(""):
+        assert b"s3cret" not in bytes(memory_store.get(info.key))
+
+
+def test_own_headers_do_not_follow_a_redirect_of_the_api(tell, listening):
+    """The HTTP client by itself would take them along to another origin."""
+    with ListeningHub() as elsewhere:
+        elsewhere.body = json.dumps({"sha": listening.publish(REPO, FILES)}).encode()
+        there = {"Location": f"{elsewhere.endpoint}/moved"}
+        listening.inject(Fault(match="revision/main", status=307, headers=there))
+        tell(headers={"X-Proxy-Key": "s3cret"})
+
+    [headers] = elsewhere.heard["hub"]
+    assert not {"x-proxy-key", "authorization"} & headers.keys()
+
+
+def test_hfflows_names_itself_and_an_own_header_wins(tell, listening):
+    tell(token="hf_wrong", headers={"Authorization": f"Bearer {listening.token}"})
+    listening.heard["hub"].clear()
+    tell(user_agent="extra/1")
+
+    agents = {headers["user-agent"] for headers in listening.heard["hub"]}
+    assert all(agent.startswith(f"hfflows/{hfflows.__version__}; ") for agent in agents)
+    assert all("extra/1" in agent for agent in agents)
+
+
+def test_the_token_may_be_insisted_on_or_forbidden(ask, hub, commit, monkeypatch):
+    hub.publish("org/secret", {"a": b"a"}, private=True)
+    with pytest.raises(hfflows.HubAccessError, match=r"token=True.*it has none"):
+        ask("org/secret", token=True)
+
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    for token in (True, None):
+        assert ask("org/secret", token=token, force_download=True).ref
+    with pytest.raises(hfflows.RepoNotFoundError):
+        ask("org/secret", token=False)
+    monkeypatch.setattr(client_module.constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+    with pytest.raises(hfflows.RepoNotFoundError):
+        ask("org/secret", token=None)
+
+
+def test_an_answer_that_does_not_come_is_given_up_after_etag_timeout(ask, hub, commit):
+    hub.inject(Fault(match="revision", stall_seconds=5, times=None))
+
+    began = time.monotonic()
+    with pytest.raises(hfflows.HubUnavailableError, match="cannot be reached"):
+        ask(etag_timeout=0.1)
+    assert time.monotonic() - began < 4
+
+
+@pytest.mark.parametrize(("workers", "at_once"), [(1, {1}), (2, {2}), (8, {3, 4})])
+def test_max_workers_bounds_the_requests_at_once(tell, listening, workers, at_once):
+    listening.publish("org/many", {f"{n}.onnx": os.urandom(1_000_001) for n in range(12)})
+    tell("org/many", max_workers=workers)
+
+    running = [change for _when, change in sorted(listening.served)]
+    assert max(accumulate(running)) in at_once
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b'{"sha": "../../x"}', b'{"sha": null}'])
+def test_a_hub_that_is_none_is_a_clear_error(tell, listening, body):
+    listening.body = body
+
+    with pytest.raises(hfflows.HubError, match=r"org/model: .* no Hub does"):
+        tell()
+
+
+def test_an_answer_that_is_no_json_is_a_passing_fault(tell, listening):
+    listening.body = b"<html>proxy</html>"
+
+    with pytest.raises(hfflows.HubUnavailableError, match=r"org/model.*not JSON"):
+        tell()
+
+
+# Without the Hub ---------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["argument", "HFFLOWS_HUB_OFFLINE", "HF_HUB_OFFLINE"])
+def ask_offline(request, ask, hub, monkeypatch):
+    def fetch(*arguments, **options):
+        if request.param == "argument":
+            return ask(*arguments, local_files_only=True, **options)
+        with monkeypatch.context() as patch:
+            if request.param == "HF_HUB_OFFLINE":
+                patch.setattr(client_module.constants, "HF_HUB_OFFLINE", True)
+            else:
+                patch.setenv("HFFLOWS_HUB_OFFLINE", "1")
+            return ask(*arguments, **options)
+
+    return fetch
+
+
+def test_offline_the_store_serves_what_it_has(ask, ask_offline, hub, commit):
+    ask()
+    hub.reset_counts()
+
+    assert ask_offline(revision=commit).outcome == "hit"
+    assert ask_offline(max_age=3600).outcome == "hit"
+    assert ask_offline(revision=commit, allow_patterns=["*.json"]).outcome == "hit"
+    assert hub.requests == []
+
+
+def test_offline_a_branch_is_what_it_was_and_that_is_said(ask, ask_offline, hub, commit, caplog):
+    ask()
+    hub.publish(REPO, {"config.json": b"{}"})
+
+    result = ask_offline()
+    assert (result.outcome, result.commit_hash) == ("stale", commit)
+    assert "forbids asking the Hub" in caplog.text
+    with pytest.raises(hfflows.ArtifactNotFoundError):
+        ask_offline(stale_if_error=False)
+
+
+def test_offline_what_the_store_lacks_is_a_lasting_error(ask, ask_offline, hub, commit):
+    ask(allow_patterns=["*.json"])
+    hub.reset_counts()
+
+    for options in ({}, {"revision": commit}, {"revision": "v1"}, {"revision": "f" * 40}):
+        began = time.monotonic()
+        with pytest.raises(hfflows.ArtifactNotFoundError, match=r"org/model.*forbids") as caught:
+            ask_offline(**options)
+        assert not caught.value.transient
+        assert time.monotonic() - began < 0.5  # nothing is waited for
+    with pytest.raises(hfflows.SettingsError, match="force_download"):
+        ask_offline(force_download=True)
+    assert hub.requests == []
+
+
+def test_enforced_no_call_reaches_the_hub(ask, hub, commit, memory_store, monkeypatch):
+    ref = ask().ref
+    memory_store.delete([info.key for info in memory_store.list("objects/")])
+    hub.reset_counts()
+    monkeypatch.setenv("HFFLOWS_HUB_OFFLINE", "true")
+    options = {"endpoint": hub.endpoint, "token": hub.token, "store": memory_store}
+
+    with pytest.raises(hfflows.SettingsError, match="HFFLOWS_HUB_OFFLINE forbids") as caught:
+        repair_snapshot(ref, **options)
+    assert not caught.value.transient
+    with pytest.raises(hfflows.SettingsError, match="HFFLOWS_HUB_OFFLINE forbids"):
+        push_to_hub(ref, "org/new", **options)
+    with pytest.raises(hfflows.ArtifactNotFoundError):
+        inspect_snapshot("org/other", **options)
+    assert hub.requests == []
 
 
 # Loading -----------------------------------------------------------------------------------

@@ -224,8 +224,15 @@ def test_expanded_entries_know_their_last_commit_and_scan(api, hub, files):
     assert not tree["model.safetensors"].security.safe
     [info] = api.get_paths_info(REPO, "model.safetensors", expand=True)
     assert info.security.status == "unsafe"
+    hub.flag(REPO, "config.json", level="suspicious")
+    hub.flag(REPO, "not/there.bin")
     status = api.model_info(REPO, securityStatus=True).security_repo_status
-    assert status["filesWithIssues"] == [{"path": "model.safetensors", "level": "unsafe"}]
+    assert status["filesWithIssues"] == [
+        {"path": "config.json", "level": "suspicious"},
+        {"path": "model.safetensors", "level": "unsafe"},
+    ]
+    [info] = api.get_paths_info(REPO, "config.json", expand=True)
+    assert (info.security.status, info.security.safe) == ("suspicious", False)
 
 
 def test_paths_info_ignores_what_is_not_there(api, hub, files):
