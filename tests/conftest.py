@@ -20,6 +20,11 @@ for variable in [name for name in os.environ if name.startswith(("AWS_", "HF_", 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the one test that takes minutes, so that two processes end together."""
+    items.sort(key=lambda item: item.path.name != "test_demo.py")
+
+
 @pytest.fixture(params=["memory", "file", "s3"])
 def store(request, tmp_path):
     """Return an empty store of each kind."""
