@@ -4,26 +4,40 @@ The only package of hfflows that imports prefect. Everything here can be done wi
 Prefect by calling the layer itself.
 """
 
+from hfflows.tasks._checkpoint_decorator import checkpoint
+from hfflows.tasks._current import current
 from hfflows.tasks._export import export_and_inject
 from hfflows.tasks._housekeeping import collect_garbage, prune_checkpoints
+from hfflows.tasks._hub_decorator import huggingface_hub
 from hfflows.tasks._identity import producer, run_identity
+from hfflows.tasks._model_decorator import model
 from hfflows.tasks._models import list_checkpoints, load_model, save_model
 from hfflows.tasks._publish import push_to_hub
 from hfflows.tasks._results import save_result_storage
-from hfflows.tasks._snapshot import snapshot_download
+from hfflows.tasks._snapshot import hub_slot, snapshot_download, token_from_block
 from hfflows.tasks._support import retry_if_transient
+from hfflows.tasks._webhook import REPO_UPDATED, hub_webhook, refresh_on_push
 
 __all__ = [
+    "REPO_UPDATED",
+    "checkpoint",
     "collect_garbage",
+    "current",
     "export_and_inject",
+    "hub_slot",
+    "hub_webhook",
+    "huggingface_hub",
     "list_checkpoints",
     "load_model",
+    "model",
     "producer",
     "prune_checkpoints",
     "push_to_hub",
+    "refresh_on_push",
     "retry_if_transient",
     "run_identity",
     "save_model",
     "save_result_storage",
     "snapshot_download",
+    "token_from_block",
 ]

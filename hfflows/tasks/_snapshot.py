@@ -20,7 +20,7 @@ from hfflows.tasks._identity import run_identity
 from hfflows.tasks._support import retry_if_transient, run_logger, show_ref
 
 if TYPE_CHECKING:
-    from hfflows.hub import Slot
+    from hfflows.hub import Slot, SnapshotResult
 
 HUB_LIMIT_VARIABLE = "HFFLOWS_HUB_CONCURRENCY_LIMIT"
 
@@ -101,24 +101,29 @@ def snapshot_download(
         slot=hub_slot(concurrency_limit),
         store=open_store(store),
     )
-    moved = result.report.bytes_sent
+    report_snapshot(result)
+    return result.ref
+
+
+def report_snapshot(result: SnapshotResult) -> None:
+    """Say in the run's log and in the UI how a snapshot was come by."""
+    name, moved = result.ref.name, f"{result.report.bytes_sent:,} bytes"
     run_logger().info(
-        "Snapshot %s@%s: %s, %s bytes moved of %s",
-        repo_id,
+        "Snapshot %s@%s: %s, %s moved of %s",
+        name,
         result.commit_hash,
         result.outcome,
-        f"{moved:,}",
+        moved,
         f"{result.ref.size_bytes:,}",
     )
     show_ref(
         result.ref,
-        f"Snapshot of {repo_id}",
+        f"Snapshot of {name}",
         outcome=result.outcome,
         revision=result.revision,
         commit=f"`{result.commit_hash}`",
-        moved=f"{moved:,} bytes",
+        moved=moved,
     )
-    return result.ref
 
 
 def hub_slot(limit: str | None = None) -> Slot | None:

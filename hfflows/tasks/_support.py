@@ -12,6 +12,7 @@ from prefect.exceptions import MissingContextError, PrefectException
 from prefect.logging import get_logger, get_run_logger
 
 from hfflows.errors import HfflowsError
+from hfflows.tasks._current import in_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,10 +42,17 @@ def retry_if_transient(task: Any, task_run: Any, state: Any) -> bool:
 
 
 def show(key: str, markdown: str, *, description: str = "") -> None:
-    """Publish a markdown artifact in the UI; failing to never fails a task."""
+    """Publish a markdown artifact in the UI; failing to never fails a task.
+
+    Outside a run there is no page it would belong to, and Prefect would start a server for it.
+    """
+    if not in_run():
+        return
     plain_key = re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-") or "hfflows"
     try:
-        create_markdown_artifact(markdown, key=plain_key, description=description)
+        # Said explicitly: in a coroutine's task Prefect would return a coroutine instead.
+        publish: Any = create_markdown_artifact
+        publish(markdown, key=plain_key, description=description, _sync=True)
     except (PrefectException, httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
         run_logger().debug("The UI artifact %s was not published: %s", plain_key, error)
 

@@ -75,7 +75,12 @@ def test_the_training_loop_works_as_printed(environ, prefect_server, tmp_path):
 
 def test_the_core_works_as_printed_without_prefect(environ, local_hub, tmp_path):
     local_hub.publish("org/model", CONFIG, revision="v1.0")
-    run("import sys\nsys.modules['prefect'] = None\n" + block_with("org/model"), tmp_path, environ)
+    run(
+        "import sys\nsys.modules['prefect'] = None\n"
+        + block_with('hfflows.snapshot_download("org/model"'),
+        tmp_path,
+        environ,
+    )
 
     assert (tmp_path / "model" / "model.safetensors").exists()
     assert hfflows.resolve_alias("production").kind == "snapshot"
@@ -95,8 +100,21 @@ def test_a_store_is_kept_as_printed(environ, tmp_path):
     assert losses == [2, 3, 4, 1]
 
 
+@pytest.mark.slow
+def test_the_decorated_task_works_as_printed(environ, prefect_server, local_hub, tmp_path):
+    local_hub.publish("org/model", CONFIG)
+    code = block_with("def finetune(") + (
+        "\n\nfrom prefect import flow\n\n\n@flow\ndef fit():\n    finetune(2)\n\n\nfit()\n"
+    )
+
+    run(code, tmp_path, environ | prefect_server.environ())
+
+    saved = hfflows.list_artifacts("checkpoint")
+    assert [ref.metadata["epoch"] for ref in saved] == [2, 1]
+
+
 def test_every_block_is_valid_python():
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
     for block in BLOCKS:
         compile(block, "README.md", "exec")
 

@@ -4,21 +4,25 @@ import asyncio
 import contextvars
 import inspect
 import os
+import signal
+import subprocess
+import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from prefect import flow, task
+from prefect.blocks.system import Secret
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
-from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
+from prefect.task_runners import ThreadPoolTaskRunner
 
 import hfflows
-from hfflows import KeepNewest
+from hfflows import KeepNewest, keys
 from hfflows.errors import SettingsError
 from hfflows.identity import RunIdentity
 from hfflows.refs import ArtifactRef
@@ -26,6 +30,9 @@ from hfflows.tasks import checkpoint, current, huggingface_hub, model
 from hfflows.tasks._hub_requests import ARGUMENTS, parse_repos
 from hfflows.tasks._model_decorator import parse_models
 from hfflows.testing import Fault
+
+# Outside a run nothing is published: Prefect would start a server for it, and warn.
+pytestmark = pytest.mark.filterwarnings("error:Artifact creation outside:FutureWarning")
 
 ME = RunIdentity("team", "flow", "train", run="run-1")
 FILES = {"config.json": b"{}", "weights.bin": os.urandom(100_000)}
@@ -386,6 +393,18 @@ def test_a_failed_background_save_fails_the_task_at_its_end(store, temporary):
         train()
 
 
+def test_a_termination_signal_passes_after_the_save_under_way(store, temporary):
+    @checkpoint(identity=ME, temp_dir_root=temporary)
+    def train():
+        (current.checkpoint.directory / "state").touch()
+        current.checkpoint.save(block=False)
+        raise TerminationSignal(signal=signal.SIGTERM)
+
+    with pytest.raises(TerminationSignal):
+        train()
+    assert len(hfflows.list_artifacts("checkpoint")) == 1
+
+
 def test_retention_is_applied(store):
     @checkpoint(identity=ME, retention=KeepNewest(2))
     def train():
@@ -442,7 +461,7 @@ def test_several_parameters_are_loaded_and_a_given_path_stays(saved, temporary, 
         assert len(current.model.loaded) == 2
         assert "student" not in current.model.loaded
         assert current.model.loaded.get("student") is None
-        with pytest.raises(KeyError, match="'student' was not loaded by @model.*base, teacher"):
+        with pytest.raises(KeyError, match=r"'student' was not loaded by @model.*base, teacher"):
             current.model.loaded["student"]
         return dict(current.model.loaded)
 
@@ -495,7 +514,7 @@ def test_a_parameter_without_a_reference_is_refused(saved, temporary, value, err
         body(value)
 
 
-def test_nothing_is_left_when_the_second_model_or_the_body_fails(saved, temporary):
+def test_nothing_is_left_when_the_second_model_or_the_body_fails(store, saved, temporary):
     @model(load=["base", "teacher"], temp_dir_root=temporary)
     def body(base, teacher):
         current.model.load(base)
@@ -503,8 +522,8 @@ def test_nothing_is_left_when_the_second_model_or_the_body_fails(saved, temporar
 
     with pytest.raises(RuntimeError):
         body(saved["base"], saved["teacher"])
-    hfflows.delete_artifact(saved["teacher"])
-    with pytest.raises(hfflows.ArtifactNotFoundError):
+    store.delete([info.key for info in store.list(keys.files_prefix(saved["teacher"].key))])
+    with pytest.raises(hfflows.IntegrityError, match="missing"):
         body(saved["base"], saved["teacher"])
 
 
@@ -587,8 +606,6 @@ def test_two_revisions_of_one_repo_are_both_right(store, hub, at, temporary):
             SettingsError, match=f"say which: 'org/model@{first}' or 'org/model@main'"
         ):
             loaded["org/model"]
-        with pytest.raises(SettingsError, match="datasets/org/model@main"):
-            current.huggingface_hub.info["org/model@main"]
         return texts
 
     assert body() == {f"org/model@{first}": "one", "org/model@main": "two"} | {
@@ -695,6 +712,330 @@ def test_a_cancelled_coroutine_leaves_nothing(store, at, hub, temporary, when):
             await asyncio.sleep(0.01)
         running.cancel()
         await asyncio.wait([running])
-        return running.cancelled(), begun.is_set()
+        assert running.cancelled()
+        assert begun.is_set() == (when == "in its body")
+        assert len(hfflows.list_artifacts()) == 1  # what was under way has ended
+        assert list(temporary.iterdir()) == []
 
-    assert asyncio.run(cancel()) == (True, when == "in its body")
+    asyncio.run(cancel())
+
+
+# In real runs ----------------------------------------------------------------------------------
+
+
+def in_runs(test):
+    """Mark a test that starts flows on a real server."""
+    return pytest.mark.slow(pytest.mark.usefixtures("prefect_api")(test))
+
+
+@pytest.fixture
+def s3_store(local_s3, monkeypatch):
+    url = local_s3.url(os.urandom(4).hex())
+    for name, value in {**local_s3.environ(), "HFFLOWS_STORE_URL": url}.items():
+        monkeypatch.setenv(name, value)
+    return hfflows.open_store()
+
+
+def shown(run_id, key):
+    """Return what a run published in the UI under a key, in any order."""
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
+        )
+    return [artifact.data for artifact in found if artifact.key == key]
+
+
+def step(seen, *, fail_first):
+    """Count on in the checkpoint's directory and fail as often as told."""
+    state = current.checkpoint.directory / "state"
+    assert state.exists() == current.checkpoint.is_loaded
+    count = int(state.read_text()) if state.exists() else 0
+    seen.append(count)
+    state.write_text(str(count + 1))
+    current.checkpoint.save(block=False)
+    if count < fail_first:
+        raise RuntimeError
+    return count
+
+
+@in_runs
+def test_all_three_carry_a_training_run_through_its_retries(s3_store, at, hub, temporary):
+    paths = []
+
+    @task(retries=3)
+    @checkpoint(load_policy="fresh", temp_dir_root=temporary)
+    @huggingface_hub(load=[at()], cache_scope="flow", temp_dir_root=temporary)
+    @model
+    def train(epochs: int, fail_at: int):
+        base = current.huggingface_hub.loaded["org/model"]
+        state, begin = current.checkpoint.directory / "epoch", 0
+        if current.checkpoint.is_loaded:
+            begin = current.checkpoint.info.metadata["epoch"] + 1
+            assert state.read_text() == str(begin - 1)
+        for epoch in range(begin, epochs):
+            state.write_text(str(epoch))
+            current.checkpoint.save(name="epoch", metadata={"epoch": epoch})
+            paths.append((begin, base, current.checkpoint.directory))
+            if epoch == begin + fail_at:
+                raise RuntimeError
+        parents = [current.huggingface_hub.info["org/model"]]
+        return current.model.save(base, metadata={"begin": begin}, parents=parents)
+
+    @task
+    @model(load=["trained"], temp_dir_root=temporary)
+    def evaluate(trained):
+        path = current.model.loaded["trained"]
+        assert (path / "weights.bin").read_bytes() == FILES["weights.bin"]
+        return current.model.info["trained"].metadata
+
+    @flow(name="retrain")
+    def retrain():
+        trained = train(epochs=5, fail_at=1)
+        return {"model": trained, "begin": evaluate(trained), "run": str(flow_run.id)}
+
+    result = retrain()
+    trained = result["model"]
+    assert result["begin"] == {"begin": 4}
+    assert [begin for begin, *_ in paths] == [0, 0, 2, 2, 4]
+    assert not any(path.exists() for _, *both in paths for path in both)
+    assert trained.name == "retrain/train"
+    assert trained.parents[0].key.startswith("refs/snapshot/flow/retrain/")
+    assert hub.count("/resolve/.*weights") == 1
+    snapshots = shown(result["run"], "hfflows-snapshot-org-model")
+    assert ["| outcome | miss |" in text for text in snapshots].count(True) == 1
+    assert ["| outcome | hit |" in text for text in snapshots].count(True) == 2
+    (model_page,) = shown(result["run"], "hfflows-model-retrain-train")
+    assert trained.key in model_page
+
+
+@in_runs
+@pytest.mark.parametrize(("policy", "counts"), [("fresh", [0, 1, 2]), ("none", [0, 0, 0])])
+def test_a_retry_resumes_unless_told_not_to(store, temporary, policy, counts):
+    seen = []
+
+    @task(retries=2)
+    @checkpoint(load_policy=policy, temp_dir_root=temporary)
+    def train(lr):
+        return step(seen, fail_first=2)
+
+    @flow
+    def run():
+        return train(0.1, return_state=True).is_completed(), len(hfflows.list_artifacts())
+
+    assert run() == (policy == "fresh", 3)
+    assert seen == counts
+
+
+@in_runs
+def test_mapped_items_keep_to_their_own_with_a_key_run_after_run(store, temporary):
+    seen = []
+
+    @task(retries=1)
+    @checkpoint(load_policy="eager", key="fold-{fold}", temp_dir_root=temporary)
+    def train(fold, seed):
+        count = step(seen, fail_first=1)
+        return current.checkpoint.identity.item, count, len(current.checkpoint.list())
+
+    @flow
+    def run(seed):
+        return [future.result() for future in train.map([1, 2, 3], seed=seed)]
+
+    assert run(1) == [("fold-1", 1, 1), ("fold-2", 1, 1), ("fold-3", 1, 1)]
+    assert [count for _, count, _ in run(2)] == [2, 2, 2]
+    assert sorted(seen) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+@in_runs
+def test_calls_that_would_share_a_lineage_are_asked_for_a_key(store, temporary):
+    @task
+    @checkpoint(load_policy="eager", temp_dir_root=temporary)
+    def train(fold):
+        return step([], fail_first=0)
+
+    @flow
+    def run(*folds):
+        return [train(fold) for fold in folds]
+
+    assert run(1) == [0]
+    assert run(2) == [1]  # another run's inputs may differ
+    with pytest.raises(SettingsError, match="train is called with different inputs in one run"):
+        run(1, 2)
+
+
+@in_runs
+@pytest.mark.parametrize(("policy", "counts"), [("fresh", [0, 1, 0, 1]), ("eager", [0, 1, 2])])
+def test_the_body_of_a_flow_has_checkpoints_too(store, temporary, policy, counts):
+    seen = []
+
+    @flow(retries=1)
+    @checkpoint(load_policy=policy, temp_dir_root=temporary)
+    def train(lr: float):
+        return step(seen, fail_first=1)
+
+    for lr in (0.1, 0.2):
+        train(lr)
+    assert seen == counts
+
+
+@in_runs
+def test_tasks_at_the_same_time_never_mix_current(store, saved, temporary):
+    meet = threading.Barrier(2)
+
+    @task(cache_policy=NO_CACHE)
+    @model(load="base", temp_dir_root=temporary)
+    @checkpoint(key="{name}", temp_dir_root=temporary)
+    def train(name, base):
+        seen = set()
+        for _ in range(20):
+            meet.wait(30)
+            text = (current.model.loaded["base"] / "weights.bin").read_text()
+            seen.add((current.checkpoint.identity.item, text[: len(name)]))
+        (current.checkpoint.directory / name).touch()
+        current.checkpoint.save()
+        return seen
+
+    @flow(task_runner=ThreadPoolTaskRunner(max_workers=2))
+    def run():
+        futures = train.map(list(saved), [saved[name] for name in saved])
+        return [future.result() for future in futures]
+
+    assert run() == [{("base", "base")}, {("teacher", "teacher")}]
+
+
+@in_runs
+def test_a_task_called_from_a_decorated_one_has_no_part_in_it(store, temporary):
+    @task
+    def helper():
+        return current.checkpoint.directory
+
+    @task
+    @checkpoint(temp_dir_root=temporary)
+    def train():
+        with pytest.raises(SettingsError, match="put @checkpoint on this one too"):
+            helper()
+        with pytest.raises(SettingsError, match="put @checkpoint on this one too"):
+            helper.submit().result()
+        return current.checkpoint.identity.task
+
+    @flow
+    def run():
+        return train()
+
+    assert run() == "train"
+
+
+@in_runs
+def test_checkpoints_of_another_task_are_listed(store, temporary):
+    @task(retries=1)
+    @checkpoint(temp_dir_root=temporary)
+    def prepare(part):
+        step([], fail_first=1)
+        current.checkpoint.save(name="whole", metadata={"part": part})
+
+    @task
+    @checkpoint(temp_dir_root=temporary)
+    def train():
+        view = current.checkpoint
+        latest = view.list(task=prepare)
+        first = {ref.producer.attempt for ref in view.list(task="prepare", full_namespace=True)}
+        first -= {ref.producer.attempt for ref in latest}
+        return (
+            sorted(ref.metadata["part"] for ref in view.list("whole", task=prepare)),
+            len(latest),
+            [len(view.list(task="prepare", attempt=attempt)) for attempt in sorted(first)],
+            view.list(),
+        )
+
+    @flow
+    def run(*parts):
+        for part in parts:
+            prepare(part)
+        return train()
+
+    assert run("a", "b") == (["a", "b"], 4, [1, 1], [])
+    assert run("a")[:2] == (["a"], 2)
+
+
+@in_runs
+@pytest.mark.parametrize("scope", [None, "flow"])
+def test_a_snapshot_is_scoped_and_takes_its_token_from_a_block(
+    store, hub, at, temporary, monkeypatch, scope
+):
+    hub.publish("org/private", FILES, private=True)
+    Secret(value=hub.token).save("decorator-token", overwrite=True, _sync=True)
+    monkeypatch.delenv("HF_TOKEN")
+
+    @task
+    @huggingface_hub(
+        load=[at("org/private")],
+        cache_scope=scope,
+        token_block="decorator-token",
+        temp_dir_root=temporary,
+    )
+    def fetch(item):
+        return current.huggingface_hub.info["org/private"].key
+
+    @flow(name="a-flow")
+    def run():
+        return [future.result() for future in fetch.map([1, 2])]
+
+    where = "flow/a-flow/" if scope else "checkpoint/default/a-flow/fetch/=/"
+    assert all(key.startswith(f"refs/snapshot/{where}") for key in run())
+    assert not any(hub.token.encode() in store.get(info.key) for info in store.list(""))
+
+
+PROCESS_FLOW = """
+import os
+from prefect import flow, task
+from prefect.task_runners import ProcessPoolTaskRunner
+from hfflows.tasks import checkpoint, current, model
+
+@task(retries=1)
+@checkpoint(key="{name}")
+@model(load="base")
+def train(name, base):
+    assert (current.model.loaded["base"] / "weights.bin").exists()
+    current.checkpoint.save()
+    if not current.checkpoint.is_loaded:
+        raise RuntimeError("killed")
+    return current.checkpoint.identity.item, os.getpid()
+
+@flow(task_runner=ProcessPoolTaskRunner(max_workers=1))
+def run(base):
+    return train.submit("a", base).result()
+
+if __name__ == "__main__":
+    item, process = run(os.environ["BASE"])
+    print("ITEM", item, process != os.getpid())
+"""
+
+
+@in_runs
+def test_the_process_runner_runs_decorated_tasks(saved, tmp_path, prefect_server):
+    script = tmp_path / "process_flow.py"
+    script.write_text(PROCESS_FLOW)
+    environ = {**os.environ, **prefect_server.environ(), "BASE": saved["base"].key}
+
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environ, capture_output=True, text=True, check=False
+    )
+
+    assert "ITEM a True" in done.stdout, done.stderr[-3000:]
+
+
+@in_runs
+def test_a_coroutine_task_resumes_too(store, temporary):
+    seen = []
+
+    @task(retries=1)
+    @checkpoint(key="{fold}", temp_dir_root=temporary)
+    async def train(fold):
+        await asyncio.sleep(0)
+        return step(seen, fail_first=1), current.checkpoint.identity.item
+
+    @flow
+    async def run():
+        return await asyncio.gather(train("a"), train("b"))
+
+    assert asyncio.run(run()) == [(1, "a"), (1, "b")]
+    assert sorted(seen) == [0, 0, 1, 1]
