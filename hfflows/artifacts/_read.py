@@ -15,6 +15,7 @@ from bisect import bisect_right
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,13 @@ class _Run:
     offset: int
     length: int
     parts: tuple[_Placed, ...]
+
+    @property
+    def is_in_line(self) -> bool:
+        """Whether no byte belongs to two segments, and each segment has some."""
+        return all(part.segment.length for part in self.parts) and all(
+            _end(one.segment) <= other.segment.offset for one, other in pairwise(self.parts)
+        )
 
 
 def matches(path: str, allow: Sequence[str] | None, ignore: Sequence[str] | None) -> bool:
@@ -144,16 +152,8 @@ def _fill(store: Get, tree: Tree, root: Path) -> None:
         descriptor = os.open(location, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         os.close(descriptor)
 
-    def fetch(run: _Run) -> None:
-        for part, data in _verified(store, run):
-            descriptor = os.open(root / part.file.path, os.O_WRONLY)
-            try:
-                _write_at(descriptor, data, part.file_offset)
-            finally:
-                os.close(descriptor)
-
     try:
-        _for_each(fetch, _runs(tree.files))
+        _for_each(lambda run: _fetch(store, run, root), _runs(tree.files))
     except OSError as error:
         if isinstance(error, ObjectNotFoundError) or error.errno is None:
             raise
@@ -162,6 +162,21 @@ def _fill(store: Get, tree: Tree, root: Path) -> None:
     for name, target in tree.symlinks:  # last, so that no write goes through one
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).symlink_to(target)
+
+
+def _fetch(store: Get, run: _Run, root: Path) -> None:
+    """Write a run's bytes as they arrive: each while the processor still has it at hand."""
+    owner, descriptor = None, -1
+    try:
+        for part, offset, data in _streamed(store, run):
+            if part.file is not owner:
+                if descriptor >= 0:
+                    os.close(descriptor)
+                owner, descriptor = part.file, os.open(root / part.file.path, os.O_WRONLY)
+            _write_at(descriptor, data, part.file_offset + offset)
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
@@ -215,6 +230,44 @@ def _run(key: str, parts: list[_Placed]) -> _Run:
     return _Run(key, offset, end - offset, tuple(parts))
 
 
+def _streamed(store: Get, run: _Run) -> Iterator[tuple[_Placed, int, memoryview]]:
+    """Yield a run's bytes with their segment and the place in it, as they arrive.
+
+    A segment is checked when its last byte has come: what was yielded of it may be wrong
+    until then.
+    """
+    if not run.is_in_line:
+        yield from ((part, 0, data) for part, data in _verified(store, run))
+        return
+    remaining, position = iter(run.parts), run.offset
+    part, digest = next(remaining, None), hashlib.sha256()
+    try:
+        for piece in store.stream_range(run.key, run.offset, run.length):
+            view = memoryview(piece)
+            while part is not None and view:
+                ahead = part.segment.offset - position
+                if ahead > 0:  # a gap: bytes that nobody asked for
+                    position, view = position + min(ahead, len(view)), view[ahead:]
+                    continue
+                data = view[: _end(part.segment) - position]
+                digest.update(data)
+                yield part, -ahead, data
+                position, view = position + len(data), view[len(data) :]
+                if position == _end(part.segment):
+                    _check(part, digest.hexdigest())
+                    part, digest = next(remaining, None), hashlib.sha256()
+    except (ObjectNotFoundError, IntegrityError) as error:
+        if error.facts.get("path"):
+            raise
+        what = "missing" if isinstance(error, ObjectNotFoundError) else "cut short"
+        raise _wrong(part or run.parts[0], what) from error
+
+
+def _check(part: _Placed, sha256: str) -> None:
+    if sha256 != part.segment.sha256:
+        raise _wrong(part, "damaged")
+
+
 def _verified(store: Get, run: _Run) -> Iterator[tuple[_Placed, memoryview]]:
     """Yield each segment's bytes once they are known to be right."""
     try:
@@ -225,8 +278,7 @@ def _verified(store: Get, run: _Run) -> Iterator[tuple[_Placed, memoryview]]:
     for part in run.parts:
         begin = part.segment.offset - run.offset
         piece = data[begin : begin + part.segment.length]
-        if hashlib.sha256(piece).hexdigest() != part.segment.sha256:
-            raise _wrong(part, "damaged")
+        _check(part, hashlib.sha256(piece).hexdigest())
         yield part, piece
 
 

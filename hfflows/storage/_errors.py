@@ -190,3 +190,17 @@ def check_limit(store_url: str, key: str, size_bytes: int, limit: int | None) ->
             "there. It was not read: something else than hfflows wrote it."
         )
         raise IntegrityError(msg, key=key, store_url=store_url)
+
+
+def check_length(store_url: str, key: str, offset: int, length: int, received: int) -> None:
+    """Refuse a range that came back shorter than it was asked for.
+
+    Raises:
+        IntegrityError: It did.
+    """
+    if received != length:
+        msg = (
+            f"{store_url}: {key} ends at byte {offset + received}, "
+            f"{offset + length} were expected: the object was cut short."
+        )
+        raise IntegrityError(msg, key=key, store_url=store_url)

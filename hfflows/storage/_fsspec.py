@@ -14,12 +14,11 @@ from glob import has_magic
 from typing import TYPE_CHECKING, Any
 
 from hfflows.errors import (
-    IntegrityError,
     ObjectNotFoundError,
     StorageUnavailableError,
 )
 from hfflows.storage._conditional import look_then_put
-from hfflows.storage._errors import check_limit, mapped_errors
+from hfflows.storage._errors import check_length, check_limit, mapped_errors
 from hfflows.storage._protocol import ObjectInfo
 
 if TYPE_CHECKING:
@@ -83,13 +82,13 @@ class FsspecStore:
             return b""
         with self._calling(key) as (files, path):
             data: bytes = files.cat_file(path, start=offset, end=offset + length)
-        if len(data) != length:
-            msg = (
-                f"{self._url}: {key} ends at byte {offset + len(data)}, "
-                f"{offset + length} were expected: the object was cut short."
-            )
-            raise IntegrityError(msg, key=key, store_url=self._url)
+        check_length(self._url, key, offset, length, len(data))
         return data
+
+    def stream_range(
+        self, key: str, offset: int, length: int
+    ) -> Iterator[Buffer]:  # docstring inherited
+        yield self.get_range(key, offset, length)  # fsspec has no reply that arrives in pieces
 
     def head(self, key: str) -> ObjectInfo | None:  # docstring inherited
         try:

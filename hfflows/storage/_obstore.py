@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import obstore
 
-from hfflows.errors import IntegrityError, ObjectNotFoundError, StorageError
+from hfflows.errors import ObjectNotFoundError, StorageError
 from hfflows.storage._conditional import look_then_put
-from hfflows.storage._errors import check_limit, mapped_errors
+from hfflows.storage._errors import check_length, check_limit, mapped_errors
 from hfflows.storage._protocol import ObjectInfo
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ PART_BYTES = 16 * 1024 * 1024
 """Part of a multipart upload; S3 allows 10,000 parts, so objects of up to 156 GiB."""
 
 PARTS_IN_FLIGHT = 8
+
+PIECE_BYTES = 1024 * 1024
+"""Piece of a streamed range: what a core's cache holds while it is hashed and written."""
 
 RETRIES: dict[str, Any] = {
     # A dead endpoint is reported within seconds; the task's own retries wait longer.
@@ -84,13 +87,21 @@ class ObstoreStore:
             return b""
         with mapped_errors(self._url, key):
             data = obstore.get_range(self._engine, key, start=offset, length=length)
-        if len(data) != length:
-            msg = (
-                f"{self._url}: {key} ends at byte {offset + len(data)}, "
-                f"{offset + length} were expected: the object was cut short."
-            )
-            raise IntegrityError(msg, key=key, store_url=self._url)
+        check_length(self._url, key, offset, length, len(data))
         return data
+
+    def stream_range(
+        self, key: str, offset: int, length: int
+    ) -> Iterator[Buffer]:  # docstring inherited
+        received = 0
+        if length:
+            with mapped_errors(self._url, key):
+                options: Any = {"range": (offset, offset + length)}
+                answer = obstore.get(self._engine, key, options=options)
+                for piece in answer.stream(min_chunk_size=PIECE_BYTES):
+                    received += len(piece)
+                    yield piece
+        check_length(self._url, key, offset, length, received)
 
     def head(self, key: str) -> ObjectInfo | None:  # docstring inherited
         try:

@@ -60,6 +60,16 @@ class Get(Protocol):
         """
         ...
 
+    def stream_range(self, key: str, offset: int, length: int) -> Iterator[Buffer]:
+        """Yield exactly `length` bytes from `offset`, in order, in pieces as they arrive.
+
+        Raises:
+            ObjectNotFoundError: No object at `key`.
+            IntegrityError: The object ends before `offset + length`; pieces of what it has
+                may have been yielded before.
+        """
+        ...
+
     def head(self, key: str) -> ObjectInfo | None:
         """Return the object's size and time, or `None` when there is no such object."""
         ...

@@ -15,7 +15,19 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-_METHODS = frozenset({"get", "get_range", "head", "put", "put_stream", "create", "list", "delete"})
+_METHODS = frozenset(
+    {
+        "get",
+        "get_range",
+        "stream_range",
+        "head",
+        "put",
+        "put_stream",
+        "create",
+        "list",
+        "delete",
+    }
+)
 
 
 class FaultyStore(StoreWrapper):

@@ -57,6 +57,11 @@ class SlowStore(StoreWrapper):
         self._carry(data)
         return data
 
+    def stream_range(
+        self, key: str, offset: int, length: int
+    ) -> Iterator[Buffer]:  # docstring inherited
+        yield from self._carried(super().stream_range(key, offset, length))
+
     def put(self, key: str, data: Buffer) -> None:  # docstring inherited
         self._carry(data)
         super().put(key, data)

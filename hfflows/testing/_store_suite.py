@@ -140,6 +140,19 @@ class StoreTests:
         with pytest.raises(IntegrityError):
             store.get_range("k", 0, 1)
 
+    def test_a_streamed_range_is_exact_or_an_error(self, store: Store) -> None:
+        data = bytes(range(256)) * 20_000
+        store.put("k", data)
+
+        for offset, length in ((0, len(data)), (1, 3), (70_000, 4_000_001), (len(data), 0)):
+            pieces = [bytes(piece) for piece in store.stream_range("k", offset, length)]
+            assert b"".join(pieces) == data[offset : offset + length]
+        for offset in (len(data) - 5, len(data), len(data) + 50):
+            with pytest.raises(IntegrityError):
+                list(store.stream_range("k", offset, 10))
+        with pytest.raises(ObjectNotFoundError):
+            list(store.stream_range("nope", 0, 1))
+
     def test_streams_of_many_parts_arrive_whole(self, store: Store, raw: Store) -> None:
         piece = bytes(range(256)) * 4096
 

@@ -42,6 +42,13 @@ class StoreWrapper:
     def get_range(self, key: str, offset: int, length: int) -> Buffer:  # docstring inherited
         return self._call("get_range", key, lambda: self._store.get_range(key, offset, length))
 
+    def stream_range(
+        self, key: str, offset: int, length: int
+    ) -> Iterator[Buffer]:  # docstring inherited
+        return self._call(
+            "stream_range", key, lambda: self._store.stream_range(key, offset, length)
+        )
+
     def head(self, key: str) -> ObjectInfo | None:  # docstring inherited
         return self._call("head", key, lambda: self._store.head(key))
 

@@ -1,6 +1,7 @@
 import os
 import re
 import subprocess
+from itertools import cycle
 
 import pytest
 from hypothesis import given
@@ -19,9 +20,11 @@ from hfflows.artifacts import (
     delete_artifact,
     list_artifacts,
     load_artifact,
+    matches,
     open_file,
     read_tree,
     save_artifact,
+    select,
     verify_artifact,
 )
 from hfflows.errors import (
@@ -34,6 +37,7 @@ from hfflows.errors import (
     UnsafePathError,
 )
 from hfflows.storage import open_store
+from hfflows.testing import FaultyStore
 
 LAYOUTS = ["packed", "files", "tar"]
 
@@ -458,6 +462,50 @@ def test_a_deleted_artifact_is_gone_and_its_neighbours_are_not(store, source, tm
     with pytest.raises(ArtifactNotFoundError):
         load_artifact(one.key, tmp_path / "o", store=store)
     load_artifact(other.key, tmp_path / "o", store=store)
+
+
+class Chopped(FaultyStore):
+    """A store whose streamed ranges come in pieces of the sizes given, over and over."""
+
+    def __init__(self, store, sizes):
+        super().__init__(store)
+        self._sizes = sizes
+
+    def stream_range(self, key, offset, length):
+        data = b"".join(map(bytes, super().stream_range(key, offset, length)))
+        sizes = cycle(self._sizes)
+        while data:
+            size = next(sizes)
+            yield data[:size]
+            data = data[size:]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 700), min_size=1, max_size=4),
+    layout=st.sampled_from(LAYOUTS),
+    chosen=st.sampled_from([None, ["b*"], ["a", "c", "deep/*"]]),
+    damaged=st.booleans(),
+)
+def test_bytes_that_arrive_in_any_pieces_land_where_they_belong(sizes, layout, chosen, damaged):
+    files = {"a": b"a" * 300, "b1": b"", "b2": b"b" * 999, "c": b"c", "deep/d": bytes(2000)}
+    with pytest.MonkeyPatch.context() as patch, TemporaryTree(files) as (root, out):
+        patch.setattr(pipeline, "OBJECT_BYTES", 512)
+        store = open_store(f"memory://{os.urandom(8).hex()}")
+        ref = save_artifact(root, name="m", storage_format=layout, store=store)
+        if damaged:
+            segment = select(read_tree(ref, store=store), chosen, None).files[-1].segments[0]
+            data = bytearray(store.get(segment.key))
+            data[segment.offset] ^= 1
+            store.put(segment.key, bytes(data))
+            with pytest.raises(IntegrityError, match=re.escape(segment.key)):
+                load_artifact(ref, out, allow_patterns=chosen, store=Chopped(store, sizes))
+            assert not out.exists()
+            return
+        load_artifact(ref, out, allow_patterns=chosen, store=Chopped(store, sizes))
+        wanted = {path for path in files if matches(path, chosen, None)}
+        assert {path: (out / path).read_bytes() for path in wanted} == {
+            path: files[path] for path in wanted
+        }
 
 
 # Random access ---------------------------------------------------------------------------
