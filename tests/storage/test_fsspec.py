@@ -1,7 +1,8 @@
 """What is particular to stores on fsspec."""
 
-import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -77,19 +78,29 @@ def test_a_long_stream_takes_the_memory_of_a_few_parts(counted, monkeypatch):
     assert peak < (2 * _s3fs.PARTS_IN_FLIGHT + 4) * part, peak / part
 
 
-def test_a_store_on_s3_survives_a_fork(counted):
-    counted.put("parent", b"1")
-    child = multiprocessing.get_context("fork").Process(target=_put_and_get, args=(counted,))
-    child.start()
-    child.join(30)
+FORKING = """
+import os, sys, hfflows
+store = hfflows.open_store(sys.argv[1], engine="fsspec")
+store.put("parent", b"1")
+if child := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+store.put("child", store.get("parent"))
+assert len(list(store.list(""))) == 2
+"""
 
-    assert child.exitcode == 0
-    assert counted.get("child") == b"1"
 
+def test_a_store_on_s3_survives_a_fork(s3_url, local_s3):
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, s3_url],
+        env={**os.environ, **local_s3.environ()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
-def _put_and_get(store):
-    store.put("child", store.get("parent"))
-    assert len(list(store.list(""))) == 2
+    assert done.returncode == 0, done.stderr
+    assert open_store(s3_url, **local_s3.options()).get("child") == b"1"
 
 
 def test_an_object_store_behind_fsspec_decides_between_creators(s3_url, local_s3):
