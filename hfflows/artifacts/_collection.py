@@ -110,7 +110,9 @@ def list_plans(*, store: Store | None = None) -> list[CollectionPlan]:
     """Return the plans that are neither applied nor undone, newest first."""
     store = store or open_store()
     complete = [
-        plan_id for plan_id, parts in plans.plan_parts(store).items() if plans.HEADER in parts
+        plan_id
+        for plan_id, parts in plans.plan_parts(store).items()
+        if plans.HEADER in parts and plans.DONE not in parts
     ]
     return [plan for plan_id in complete if (plan := _find(store, plan_id)) is not None]
 

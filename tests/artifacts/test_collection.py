@@ -286,6 +286,21 @@ def test_a_collection_that_is_killed_at_any_call_goes_on(source, tmp_path, when)
         assert len(objects) == 2  # the large and the small file's
 
 
+def test_a_plan_that_a_second_collector_finished_bars_its_keys_for_a_day(source):
+    store, _ = prepare_reuse(source)
+    plan = plan_now(store)
+    killed = FaultyStore(store, fail_at=calls_until_decided(store, plan))
+    with pytest.raises(StorageUnavailableError):
+        apply_collection(plan, store=killed)
+    apply_collection(plan, store=store)
+
+    assert list_plans(store=store) == []
+    ref = save_artifact(source, name="m", storage_format="packed", store=store)
+    assert all(key.endswith(plan.id) for key in held_objects(ref, store))
+    collect_garbage(min_age=NOW, grace=NOW, abandoned_after=NOW, store=store)
+    verify_artifact(ref, store=store)
+
+
 def test_two_collectors_at_once_lose_nothing(local_s3, source, tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 
