@@ -36,6 +36,10 @@ class Counting(FaultyStore):
         self.bytes_read += length
         return super().get_range(key, offset, length)
 
+    def stream_range(self, key, offset, length):
+        self.bytes_read += length
+        return super().stream_range(key, offset, length)
+
 
 @pytest.fixture
 def source(tmp_path):
