@@ -25,7 +25,7 @@ from hfflows import keys
 from hfflows.artifacts._artifacts import RefLike, read_tree, resolve_ref
 from hfflows.artifacts._documents import encode_document
 from hfflows.artifacts._objects import StoredObject, digest_in, objects_of
-from hfflows.artifacts._plans import read_condemned
+from hfflows.artifacts._saves import announced_save
 from hfflows.artifacts._tree import Segment, Tree, TreeFile
 from hfflows.artifacts._verify import find_damage
 from hfflows.errors import IntegrityError, ObjectNotFoundError, SettingsError
@@ -33,7 +33,7 @@ from hfflows.errors import IntegrityError, ObjectNotFoundError, SettingsError
 if TYPE_CHECKING:
     from hfflows.artifacts._objects import Part
     from hfflows.artifacts._pipeline import TransferReport
-    from hfflows.artifacts._plans import Condemned
+    from hfflows.artifacts._saves import AnnouncedSave
     from hfflows.refs import ArtifactRef
     from hfflows.storage import Store
 
@@ -92,8 +92,12 @@ def repair_artifact(
         return RepairReport((), (), 0)
     read_before = report.bytes_read
     read_range = origin([file for file in tree.files if file.path in paths])
-    with ThreadPoolExecutor(FETCHES_IN_FLIGHT, thread_name_prefix="hfflows-repair") as pool:
-        mending = _Mending(tree, read_range, report, store, pool)
+    # Announced like a save: a file may move to an object that nothing refers to yet.
+    with (
+        announced_save(store, resolved.key) as save,
+        ThreadPoolExecutor(FETCHES_IN_FLIGHT, thread_name_prefix="hfflows-repair") as pool,
+    ):
+        mending = _Mending(tree, read_range, report, save, pool)
         for key, parts in bad.items():
             mending.mend(objects[key], parts)
         mending.finish(resolved)
@@ -117,17 +121,17 @@ class _Mending:
         tree: Tree,
         read_range: ReadRange,
         report: TransferReport,
-        store: Store,
+        save: AnnouncedSave,
         pool: ThreadPoolExecutor,
     ) -> None:
         self._tree = tree
         self._read_range = read_range
         self._report = report
-        self._store = store
+        self._store = save.store
+        self._condemned = save.condemned
         self._pool = pool
         self._places = dict(_places(tree))
         self._moved: dict[Segment, Segment] = {}
-        self._condemned: Condemned | None = None
         self.written: list[str] = []
 
     def mend(self, stored: StoredObject, bad: set[Part]) -> None:
@@ -168,8 +172,6 @@ class _Mending:
         for part in stored.parts:
             offsets.append(len(pack))
             pack += data[part.segment.offset : part.end]
-        if self._condemned is None:
-            self._condemned = read_condemned(self._store)
         key = self._condemned.usable(keys.object_key(hashlib.sha256(pack).hexdigest()))
         self._put(key, pack)
         for part, offset in zip(stored.parts, offsets, strict=True):

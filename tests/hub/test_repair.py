@@ -1,4 +1,6 @@
+import contextlib
 import os
+from datetime import timedelta
 
 import pytest
 
@@ -6,12 +8,15 @@ import hfflows
 from hfflows import keys
 from hfflows.artifacts import (
     TransferReport,
+    apply_collection,
     commit_artifact,
     commit_selection,
+    plan_collection,
     read_tree,
     save_artifact,
     scan,
 )
+from hfflows.errors import CollectionBusyError
 from hfflows.hub import _client as client_module
 from hfflows.hub import repair_snapshot, snapshot_download
 from hfflows.testing import Fault, FaultyStore
@@ -181,6 +186,42 @@ def test_where_others_bytes_are_lost_too_the_files_move_and_the_reference_stays(
     assert repair(ref).objects == (bad.key,)  # the other one has its own repair
     hfflows.verify_artifact(part, store=memory_store)
     hfflows.verify_artifact(ref, store=memory_store)
+
+
+class Collected(FaultyStore):
+    """A store in which somebody plans and applies a collection right after the n-th call."""
+
+    def __init__(self, store, number):
+        super().__init__(store)
+        self._number = number
+
+    def _call(self, method, key, function):
+        result = super()._call(method, key, function)
+        if self.calls == self._number:
+            now = timedelta(0)
+            plan = plan_collection(min_age=now, grace=now, store=self._store)
+            with contextlib.suppress(CollectionBusyError):
+                apply_collection(plan, store=self._store)
+        return result
+
+
+def test_a_collection_in_the_middle_of_a_repair_takes_nothing_from_it(
+    ref, part, repair, memory_store
+):
+    (bad,) = segments(part, "config.json", memory_store)
+    sound = everything(memory_store)
+    memory_store.delete([bad.key])
+    counting = FaultyStore(memory_store)
+    repair(part, store=counting)
+    for number in range(1, counting.calls + 1):
+        for key in set(everything(memory_store)) - set(sound):
+            memory_store.delete([key])
+        for key, data in sound.items():
+            memory_store.put(key, data)
+        memory_store.delete([bad.key])
+
+        repair(part, store=Collected(memory_store, number))
+        hfflows.verify_artifact(part, store=memory_store)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
