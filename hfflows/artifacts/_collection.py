@@ -319,10 +319,19 @@ def _clear_leftovers(store: Store) -> None:
     for plan_id, parts in plans.plan_parts(store).items():
         if plans.HEADER in parts and plans.DONE not in parts:
             continue
-        last = plans.DONE if plans.DONE in parts else parts[0]
+        # Whichever was written last; the clock is left alone, for it would be new then.
+        last = plans.DONE if plans.DONE in parts else parts[-1]
         found = store.head(keys.plan_part(plan_id, last))
-        if found is not None and _store_time(store, plan_id) - found.modified_at > _QUARANTINE:
+        if found is not None and _now_in(store) - found.modified_at > _QUARANTINE:
             _remove(store, plan_id)
+
+
+def _now_in(store: Store) -> datetime:
+    plan_id = keys.new_id()
+    try:
+        return _store_time(store, plan_id)
+    finally:
+        _remove(store, plan_id)
 
 
 def _remove(store: Store, plan_id: str) -> None:

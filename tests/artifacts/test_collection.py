@@ -3,10 +3,12 @@
 import os
 import random
 import threading
+import time
 from datetime import timedelta
 
 import pytest
 
+import hfflows.artifacts._collection as collection
 import hfflows.artifacts._plans as plans
 from hfflows import keys
 from hfflows.artifacts import (
@@ -299,6 +301,34 @@ def test_a_plan_that_a_second_collector_finished_bars_its_keys_for_a_day(source)
     assert all(key.endswith(plan.id) for key in held_objects(ref, store))
     collect_garbage(min_age=NOW, grace=NOW, abandoned_after=NOW, store=store)
     verify_artifact(ref, store=store)
+
+
+def test_a_plan_that_was_never_completed_goes_a_day_later_however_often_one_looks(
+    source, monkeypatch
+):
+    store, _ = prepare_reuse(source)
+    with pytest.raises(StorageUnavailableError):  # killed, it cannot clean up either
+        plan_now(KilledAtTheHeader(store))
+    left = everything(store)
+    assert any(key.startswith("plans/") for key in left)
+
+    collection._clear_leftovers(store)
+    assert everything(store) == left  # it may be being written
+    monkeypatch.setattr(collection, "_QUARANTINE", timedelta(seconds=0.3))
+    for _ in range(10):
+        time.sleep(0.1)
+        collection._clear_leftovers(store)
+    assert not any(key.startswith("plans/") for key in everything(store))
+
+
+class KilledAtTheHeader(FaultyStore):
+    is_dead = False
+
+    def _call(self, method, key, function):
+        self.is_dead = self.is_dead or key.endswith("/plan.json")
+        if self.is_dead:
+            raise StorageUnavailableError("killed")
+        return super()._call(method, key, function)
 
 
 def test_two_collectors_at_once_lose_nothing(local_s3, source, tmp_path):
