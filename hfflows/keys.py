@@ -339,11 +339,6 @@ def reference_of_save(key: str) -> str:
     return f"{REFS}{key.removeprefix(SAVES).rpartition('/')[0]}.json"
 
 
-def reference_of_tree(key: str) -> str:
-    """Return the key of the reference that a tree belongs to."""
-    return f"{REFS}{key.removeprefix(TREES)}"
-
-
 def plan_part(plan_id: str, part: str) -> str:
     """Return the key of one document of a collection's plan."""
     return f"{PLANS}{plan_id}/{part}.json"

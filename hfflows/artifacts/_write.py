@@ -17,13 +17,11 @@ if TYPE_CHECKING:
 def write_tree(
     transfer: Transfer, sources: Sources, *, layout: StorageFormat, reference_key: str
 ) -> Tree:
-    """Move every file and return the tree; all objects are in the store then.
+    """Move every file of checked sources and return the tree; all objects are stored then.
 
     Raises:
-        UnsafePathError: A name that could not be loaded again; no byte has moved.
         IntegrityError: A source's bytes are not what it announced.
     """
-    sources.check()
     transfer.report.count(bytes_covered=sum(source.size_bytes for source in sources.files))
     if layout == "packed":
         files = write_packed(transfer, sources.files)
