@@ -12,13 +12,13 @@ import os
 import shutil
 import tempfile
 from bisect import bisect_right
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hfflows.artifacts._runs import Run, read_each, runs
 from hfflows.errors import (
     DiskSpaceError,
     IntegrityError,
@@ -28,17 +28,13 @@ from hfflows.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from typing_extensions import Buffer
 
     from hfflows.artifacts._cache import LocalCache
     from hfflows.artifacts._tree import Segment, Tree, TreeFile
     from hfflows.storage import Get
-
-READS_IN_FLIGHT = 8
-RUN_BYTES = 16 * 1024 * 1024
-"""Longest run of an object that is read at once."""
 
 GAP_BYTES = 8 * 1024
 """Bytes between two segments that cost less to read than another request does: the headers
@@ -54,23 +50,6 @@ class _Placed:
     segment: Segment
     file: TreeFile
     file_offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Segments that follow each other in one object and are read together."""
-
-    key: str
-    offset: int
-    length: int
-    parts: tuple[_Placed, ...]
-
-    @property
-    def is_in_line(self) -> bool:
-        """Whether no byte belongs to two segments, and each segment has some."""
-        return all(part.segment.length for part in self.parts) and all(
-            _end(one.segment) <= other.segment.offset for one, other in pairwise(self.parts)
-        )
 
 
 def matches(path: str, allow: Sequence[str] | None, ignore: Sequence[str] | None) -> bool:
@@ -143,17 +122,17 @@ def check_free_disk(directory: Path, size_bytes: int) -> None:
 
 
 def _fill(store: Get, tree: Tree, root: Path) -> None:
-    for name in tree.directories:
-        (root / name).mkdir(parents=True, exist_ok=True)
+    folders = {(root / file.path).parent for file in tree.files}
+    for folder in folders.union(root / name for name in tree.directories):
+        folder.mkdir(parents=True, exist_ok=True)
     for file in tree.files:
-        location = root / file.path
-        location.parent.mkdir(parents=True, exist_ok=True)
-        mode = 0o777 if file.is_executable else 0o666
-        descriptor = os.open(location, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        os.close(descriptor)
+        if not _is_written_once(file):
+            os.close(_create(root, file))
 
     try:
-        _for_each(lambda run: _fetch(store, run, root), _runs(tree.files))
+        found = runs(_placed(tree.files), gap_bytes=GAP_BYTES)
+        for _done in read_each(lambda run: _fetch(store, run, root), found):
+            pass
     except OSError as error:
         if isinstance(error, ObjectNotFoundError) or error.errno is None:
             raise
@@ -164,7 +143,17 @@ def _fill(store: Get, tree: Tree, root: Path) -> None:
         (root / name).symlink_to(target)
 
 
-def _fetch(store: Get, run: _Run, root: Path) -> None:
+def _is_written_once(file: TreeFile) -> bool:
+    """Return whether a single run writes the file, and so may create it: several do at once."""
+    return len(file.segments) == 1
+
+
+def _create(root: Path, file: TreeFile) -> int:
+    mode = 0o777 if file.is_executable else 0o666
+    return os.open(root / file.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+
+
+def _fetch(store: Get, run: Run[_Placed], root: Path) -> None:
     """Write a run's bytes as they arrive: each while the processor still has it at hand."""
     owner, descriptor = None, -1
     try:
@@ -172,11 +161,15 @@ def _fetch(store: Get, run: _Run, root: Path) -> None:
             if part.file is not owner:
                 if descriptor >= 0:
                     os.close(descriptor)
-                owner, descriptor = part.file, os.open(root / part.file.path, os.O_WRONLY)
+                owner, descriptor = part.file, _open(root, part.file)
             _write_at(descriptor, data, part.file_offset + offset)
     finally:
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _open(root: Path, file: TreeFile) -> int:
+    return _create(root, file) if _is_written_once(file) else os.open(root / file.path, os.O_WRONLY)
 
 
 def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
@@ -199,44 +192,29 @@ def _umask() -> int:
     return umask
 
 
-def _runs(files: Iterable[TreeFile]) -> Iterator[_Run]:
-    """Group segments that lie close together in an object, up to `RUN_BYTES`."""
-    by_object: dict[str, list[_Placed]] = {}
+def _placed(files: Iterable[TreeFile]) -> Iterator[_Placed]:
     for file in files:
         position = 0
         for segment in file.segments:
-            by_object.setdefault(segment.key, []).append(_Placed(segment, file, position))
+            yield _Placed(segment, file, position)
             position += segment.length
-    for key, placed in by_object.items():
-        placed.sort(key=lambda part: part.segment.offset)
-        parts, end = [placed[0]], _end(placed[0].segment)
-        for part in placed[1:]:
-            is_far = part.segment.offset - end > GAP_BYTES
-            end = max(end, _end(part.segment))
-            if is_far or end - parts[0].segment.offset > RUN_BYTES:
-                yield _run(key, parts)
-                parts, end = [], _end(part.segment)
-            parts.append(part)
-        yield _run(key, parts)
 
 
-def _end(segment: Segment) -> int:
-    return segment.offset + segment.length
+def _is_in_line(run: Run[_Placed]) -> bool:
+    """Return whether no byte belongs to two segments, and each segment has some."""
+    segments = [part.segment for part in run.parts]
+    return all(segment.length for segment in segments) and all(
+        one.end <= other.offset for one, other in pairwise(segments)
+    )
 
 
-def _run(key: str, parts: list[_Placed]) -> _Run:
-    offset = parts[0].segment.offset
-    end = max(_end(part.segment) for part in parts)
-    return _Run(key, offset, end - offset, tuple(parts))
-
-
-def _streamed(store: Get, run: _Run) -> Iterator[tuple[_Placed, int, memoryview]]:
+def _streamed(store: Get, run: Run[_Placed]) -> Iterator[tuple[_Placed, int, memoryview]]:
     """Yield a run's bytes with their segment and the place in it, as they arrive.
 
     A segment is checked when its last byte has come: what was yielded of it may be wrong
     until then.
     """
-    if not run.is_in_line:
+    if not _is_in_line(run):
         yield from ((part, 0, data) for part, data in _verified(store, run))
         return
     remaining, position = iter(run.parts), run.offset
@@ -249,11 +227,11 @@ def _streamed(store: Get, run: _Run) -> Iterator[tuple[_Placed, int, memoryview]
                 if ahead > 0:  # a gap: bytes that nobody asked for
                     position, view = position + min(ahead, len(view)), view[ahead:]
                     continue
-                data = view[: _end(part.segment) - position]
+                data = view[: part.segment.end - position]
                 digest.update(data)
                 yield part, -ahead, data
                 position, view = position + len(data), view[len(data) :]
-                if position == _end(part.segment):
+                if position == part.segment.end:
                     _check(part, digest.hexdigest())
                     part, digest = next(remaining, None), hashlib.sha256()
     except (ObjectNotFoundError, IntegrityError) as error:
@@ -268,7 +246,7 @@ def _check(part: _Placed, sha256: str) -> None:
         raise _wrong(part, "damaged")
 
 
-def _verified(store: Get, run: _Run) -> Iterator[tuple[_Placed, memoryview]]:
+def _verified(store: Get, run: Run[_Placed]) -> Iterator[tuple[_Placed, memoryview]]:
     """Yield each segment's bytes once they are known to be right."""
     try:
         data = memoryview(store.get_range(run.key, run.offset, run.length))
@@ -288,15 +266,6 @@ def _wrong(part: _Placed, what: str) -> IntegrityError:
         "Load another artifact, or save this one again."
     )
     return IntegrityError(msg, path=part.file.path, key=part.segment.key)
-
-
-def _for_each(function: Callable[[_Run], None], runs: Iterable[_Run]) -> None:
-    pool = ThreadPoolExecutor(READS_IN_FLIGHT, thread_name_prefix="hfflows-load")
-    try:
-        for future in [pool.submit(function, run) for run in runs]:
-            future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 class SegmentReader(io.RawIOBase):
@@ -348,7 +317,7 @@ class SegmentReader(io.RawIOBase):
         if self._held is None or self._held[0] != index:
             segment = self._file.segments[index]
             placed = _Placed(segment, self._file, self._starts[index])
-            run = _Run(segment.key, segment.offset, segment.length, (placed,))
+            run = Run(segment.key, segment.offset, segment.length, (placed,))
             for _part, data in _verified(self._store, run):
                 self._held = (index, data)
         assert self._held is not None  # noqa: S101 - _verified yields or raises

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 from hfflows.artifacts._artifacts import RefLike, read_tree, resolve_ref, store_for
-from hfflows.artifacts._read import READS_IN_FLIGHT, SegmentReader
+from hfflows.artifacts._read import SegmentReader
+from hfflows.artifacts._runs import READS_IN_FLIGHT
 from hfflows.artifacts._safetensors_format import (
     TensorInfo,
     broken,

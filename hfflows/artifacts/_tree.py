@@ -46,6 +46,11 @@ class Segment:
     length: int
     sha256: str
 
+    @property
+    def end(self) -> int:
+        """Return the offset in the object after its last byte."""
+        return self.offset + self.length
+
 
 @dataclass(frozen=True, slots=True)
 class TreeFile:

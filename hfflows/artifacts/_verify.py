@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from hfflows import keys
 from hfflows.artifacts._artifacts import RefLike, read_tree, resolve_ref, store_for
 from hfflows.artifacts._objects import Part, check_sizes, object_sizes, objects_of
+from hfflows.artifacts._runs import READS_IN_FLIGHT, Run, read_each, runs
 from hfflows.errors import (
     ArtifactNotFoundError,
     HfflowsError,
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 VerifyLevel = Literal["size", "sample", "full"]
 
 SAMPLE_BYTES = 64 * 1024 * 1024
-READS_IN_FLIGHT = 8
-RUN_BYTES = 16 * 1024 * 1024
-"""Longest run of an object that is read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,41 +213,20 @@ class _Verifier:
 
 def find_damage(store: Get, parts: Iterable[Part]) -> list[Damage]:
     """Read parts of objects and return those that are not what was saved."""
-    pool = ThreadPoolExecutor(READS_IN_FLIGHT, thread_name_prefix="hfflows-verify")
+    found = read_each(partial(_damage_in, store), runs(parts))
+    return [damage for damages in found for damage in damages]
+
+
+def _damage_in(store: Get, run: Run[Part]) -> list[Damage]:
     try:
-        found = pool.map(partial(_damage_in, store), _runs(parts))
-        return [damage for damages in found for damage in damages]
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _runs(parts: Iterable[Part]) -> Iterator[list[Part]]:
-    """Group parts that touch each other in an object, up to `RUN_BYTES`."""
-    run: list[Part] = []
-    for part in sorted(parts, key=lambda part: (part.segment.key, part.segment.offset)):
-        follows = run and (part.segment.key, part.segment.offset) == (
-            run[-1].segment.key,
-            run[-1].end,
-        )
-        if run and not (follows and part.end - run[0].segment.offset <= RUN_BYTES):
-            yield run
-            run = []
-        run.append(part)
-    if run:
-        yield run
-
-
-def _damage_in(store: Get, run: Sequence[Part]) -> list[Damage]:
-    key, begin = run[0].segment.key, run[0].segment.offset
-    try:
-        data = memoryview(store.get_range(key, begin, run[-1].end - begin))
+        data = memoryview(store.get_range(run.key, run.offset, run.length))
     except ObjectNotFoundError:
-        return [Damage(part, "missing") for part in run]
+        return [Damage(part, "missing") for part in run.parts]
     except IntegrityError:
-        return [Damage(part, "cut short") for part in run]
-    return [
-        Damage(part, "damaged")
-        for part in run
-        if hashlib.sha256(data[part.segment.offset - begin : part.end - begin]).hexdigest()
-        != part.segment.sha256
-    ]
+        return [Damage(part, "cut short") for part in run.parts]
+    return [Damage(part, "damaged") for part in run.parts if not _is_right(part.segment, run, data)]
+
+
+def _is_right(segment: Segment, run: Run[Part], data: memoryview) -> bool:
+    piece = data[segment.offset - run.offset : segment.end - run.offset]
+    return hashlib.sha256(piece).hexdigest() == segment.sha256

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import hfflows.artifacts._packed as packed
 import hfflows.artifacts._pipeline as pipeline
 import hfflows.artifacts._read as reading
+import hfflows.artifacts._runs as runs
 from hfflows import keys
 from hfflows.artifacts import (
     Announced,
@@ -38,6 +39,7 @@ from hfflows.errors import (
 )
 from hfflows.storage import open_store
 from hfflows.testing import FaultyStore
+from tests.artifacts.support import content_of, new_store
 
 LAYOUTS = ["packed", "files", "tar"]
 
@@ -48,14 +50,6 @@ def write_tree(root, files):
         location.parent.mkdir(parents=True, exist_ok=True)
         location.write_bytes(data)
     return root
-
-
-def content_of(root):
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for path in root.rglob("*")
-        if path.is_file() and not path.is_symlink()
-    }
 
 
 @pytest.fixture
@@ -160,7 +154,7 @@ def test_any_mix_of_sizes_survives_packing(files):
         patch.setattr(pipeline, "OBJECT_BYTES", 128)
         patch.setattr(packed, "PACK_BELOW_BYTES", 64)
         patch.setattr(packed, "LOOK_BEFORE_BYTES", 100)
-        patch.setattr(reading, "RUN_BYTES", 128)
+        patch.setattr(runs, "RUN_BYTES", 128)
         store = open_store(f"memory://{root}")
         ref = save_artifact(root, name="m", storage_format="packed", store=store)
 
@@ -490,7 +484,7 @@ def test_bytes_that_arrive_in_any_pieces_land_where_they_belong(sizes, layout, c
     files = {"a": b"a" * 300, "b1": b"", "b2": b"b" * 999, "c": b"c", "deep/d": bytes(2000)}
     with pytest.MonkeyPatch.context() as patch, TemporaryTree(files) as (root, out):
         patch.setattr(pipeline, "OBJECT_BYTES", 512)
-        store = open_store(f"memory://{os.urandom(8).hex()}")
+        store = new_store()
         ref = save_artifact(root, name="m", storage_format=layout, store=store)
         if damaged:
             segment = select(read_tree(ref, store=store), chosen, None).files[-1].segments[0]

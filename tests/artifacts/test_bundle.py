@@ -38,33 +38,11 @@ from hfflows.errors import (
     TargetError,
 )
 from hfflows.identity import RunIdentity
-from hfflows.storage import open_store
 from hfflows.testing import FaultyStore
+from tests.artifacts.support import content_of, new_store
 
 LAYOUTS = ["packed", "files", "tar"]
 ME = RunIdentity("team", "flow", "train", run="run-1")
-
-
-def new_store():
-    return open_store(f"memory://{os.urandom(8).hex()}")
-
-
-def content_of(root):
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for path in root.rglob("*")
-        if path.is_file()
-    }
-
-
-@pytest.fixture
-def origin():
-    return new_store()
-
-
-@pytest.fixture
-def target():
-    return new_store()
 
 
 @pytest.fixture

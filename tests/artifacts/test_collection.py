@@ -40,13 +40,10 @@ from hfflows.errors import (
 from hfflows.identity import RunIdentity
 from hfflows.storage import open_store
 from hfflows.testing import FaultyStore
+from tests.artifacts.support import new_store
 
 NOW = timedelta(0)
 ME = RunIdentity("team", "flow", "train", run="run-1")
-
-
-def new_store():
-    return open_store(f"memory://{os.urandom(8).hex()}")
 
 
 def plan_now(store):

@@ -26,6 +26,7 @@ from hfflows.errors import HfflowsError, StorageUnavailableError
 from hfflows.identity import RunIdentity
 from hfflows.storage import open_store
 from hfflows.testing import FaultyStore
+from tests.artifacts.support import new_store
 
 WHEN = ["before", "after"]
 ME = RunIdentity("team", "flow", "train", run="run-1")
@@ -62,8 +63,8 @@ def test_a_save_that_fails_at_any_call_leaves_nothing_or_the_whole(source, layou
         return save_artifact(source, name="m", storage_format=layout, store=store)
 
     # The very last call withdraws the announcement: when it fails, the save has succeeded.
-    for number in range(1, calls_of(save, open_store(f"memory://{os.urandom(8).hex()}"))):
-        store = open_store(f"memory://{os.urandom(8).hex()}")
+    for number in range(1, calls_of(save, new_store())):
+        store = new_store()
         with pytest.raises(StorageUnavailableError):
             save(FaultyStore(store, fail_at=number, when=when))
         visible = assert_only_whole(store, at_most=1)
@@ -88,7 +89,7 @@ def test_a_load_that_fails_at_any_call_leaves_no_directory(source, tmp_path, mem
 @pytest.mark.parametrize("when", WHEN)
 def test_a_delete_that_fails_at_any_call_leaves_the_artifact_whole_or_gone(source, when):
     def fresh():
-        store = open_store(f"memory://{os.urandom(8).hex()}")
+        store = new_store()
         return store, save_artifact(source, name="m", storage_format="files", store=store)
 
     store, ref = fresh()
@@ -125,8 +126,8 @@ def test_a_checkpoint_whose_save_fails_never_hides_the_one_before(source, when):
         with Checkpointer(ME, load_policy="none", store=store) as checkpointer:
             checkpointer.save(source)
 
-    for number in range(1, calls_of(save, open_store(f"memory://{os.urandom(8).hex()}"))):
-        store = open_store(f"memory://{os.urandom(8).hex()}")
+    for number in range(1, calls_of(save, new_store())):
+        store = new_store()
         with Checkpointer(ME, store=store) as first:
             (first.directory / "state").write_text("kept")
             kept = first.save()
@@ -161,10 +162,6 @@ def every_hanging_call(prepare, operation):
             yield store, subject
         thread.join(30)
         assert not thread.is_alive()
-
-
-def new_store():
-    return open_store(f"memory://{os.urandom(8).hex()}")
 
 
 @pytest.mark.parametrize("layout", ["packed", "files", "tar"])

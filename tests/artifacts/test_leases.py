@@ -27,12 +27,9 @@ from hfflows.errors import (
 )
 from hfflows.storage import open_store
 from hfflows.testing import FaultyStore
+from tests.artifacts.support import new_store
 
 WHEN = ["before", "after"]
-
-
-def fresh_store():
-    return open_store(f"memory://{os.urandom(8).hex()}")
 
 
 def parts_of(store, name="work"):
@@ -271,6 +268,7 @@ HOLDER = """
 import sys, time
 from hfflows.artifacts import lease
 from hfflows.storage import open_store
+from tests.artifacts.support import new_store
 with lease("work", store=open_store(sys.argv[1]), holder="doomed", ttl_seconds=1) as held:
     print("held", flush=True)
     while not held.is_lost:
@@ -318,7 +316,7 @@ def test_a_paused_process_learns_when_it_resumes_that_it_lost_the_lease(doomed):
 
 
 def calls_of(operation):
-    counting = FaultyStore(fresh_store())
+    counting = FaultyStore(new_store())
     operation(counting)
     return counting.calls
 
@@ -332,7 +330,7 @@ def hold_and_renew(store):
 @pytest.mark.parametrize("when", WHEN)
 def test_whichever_call_fails_the_next_worker_gets_the_lease(when):
     for number in range(1, calls_of(hold_and_renew) + 1):
-        store = fresh_store()
+        store = new_store()
         with contextlib.suppress(StorageUnavailableError, LeaseLostError):
             hold_and_renew(FaultyStore(store, fail_at=number, when=when))
         held = acquire_lease("work", store=store, timeout_seconds=5)

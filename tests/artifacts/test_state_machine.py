@@ -5,7 +5,6 @@ pruned and promoted; collections are planned, applied, undone. Nothing that a re
 alias names is ever lost, and two collections leave nothing that neither of them names.
 """
 
-import os
 import shutil
 import tempfile
 import threading
@@ -52,8 +51,8 @@ from hfflows.errors import (
     SaveRevokedError,
     StorageUnavailableError,
 )
-from hfflows.storage import open_store
 from hfflows.testing import FaultyStore
+from tests.artifacts.support import new_store
 
 NOW, DAY = timedelta(0), timedelta(days=1)
 NAMES = ["a", "b"]
@@ -127,7 +126,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.store = open_store(f"memory://{os.urandom(8).hex()}")
+        self.store = new_store()
         self.root = Path(tempfile.mkdtemp(prefix="hfflows-test-"))
         for number, files in enumerate(CONTENTS):
             for path, data in files.items():

@@ -12,6 +12,7 @@ import hfflows.artifacts._pipeline as pipeline
 from hfflows import keys
 from hfflows.artifacts import load_artifact, open_file, read_tree, save_artifact
 from hfflows.storage import open_store
+from tests.artifacts.support import new_store
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_segments_point_at_the_members_whatever_their_sizes(tmp_path_factory, si
     root = tmp_path_factory.mktemp("tar")
     for number, size in enumerate(sizes):
         (root / f"{number}").write_bytes(os.urandom(size))
-    store = open_store(f"memory://{os.urandom(8).hex()}")
+    store = new_store()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "OBJECT_BYTES", 500)
         ref = save_artifact(root, name="m", storage_format="tar", store=store)
