@@ -37,8 +37,8 @@ from hfflows.refs import ArtifactRef
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from concurrent.futures import ThreadPoolExecutor
 
+    from hfflows.artifacts._pipeline import Workers
     from hfflows.artifacts._receive import Arrival
     from hfflows.artifacts._tree import Tree
     from hfflows.storage import Store
@@ -120,7 +120,7 @@ class _Export:
         self._sources = {self._places[key]: objects[key] for key in self._sizes}
         report.count(bytes_covered=sum(arrival.ref.size_bytes for arrival in arrivals))
 
-    def write(self, file: BinaryIO, directory: Path, readers: ThreadPoolExecutor) -> None:
+    def write(self, file: BinaryIO, directory: Path, readers: Workers) -> None:
         documents = dict(self._documents())
         members = [Member.of(key, data) for key, data in documents.items()]
         check_documents(members)
@@ -143,25 +143,21 @@ class _Export:
             yield key, encode_document(arrival.ref.model_dump(mode="json"))
             yield keys.tree(key), encode_document(tree.to_body())
 
-    def _object_members(self, readers: ThreadPoolExecutor) -> Iterator[Member]:
+    def _object_members(self, readers: Workers) -> Iterator[Member]:
         known = _file_digests(arrival.tree for arrival in self._arrivals)
         for key, stored in self._sources.items():
             size = self._sizes[stored.key]
             digest = digest_in(key) or known.get((key, size))
             yield Member(key, size, digest or self._read_digest(stored, size, readers))
 
-    def _read_digest(
-        self, stored: StoredObject, size_bytes: int, readers: ThreadPoolExecutor
-    ) -> str:
+    def _read_digest(self, stored: StoredObject, size_bytes: int, readers: Workers) -> str:
         """Return the digest of an object that nothing states: a tar is read twice."""
         digest = hashlib.sha256()
         for data in read_object(self._store, stored, size_bytes, pool=readers, report=self._report):
             digest.update(data)
         return digest.hexdigest()
 
-    def _write_objects(
-        self, file: BinaryIO, members: Sequence[Member], readers: ThreadPoolExecutor
-    ) -> None:
+    def _write_objects(self, file: BinaryIO, members: Sequence[Member], readers: Workers) -> None:
         wanted = [(self._sources[member.key], member.size_bytes) for member in members]
         passing = read_objects(self._store, wanted, pool=readers, report=self._report)
         for member, (_stored, pieces) in zip(members, passing, strict=True):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from hfflows.artifacts._pipeline import TransferReport
+    from hfflows.artifacts._pipeline import TransferReport, Workers
     from hfflows.artifacts._tree import Segment, Tree
     from hfflows.refs import ArtifactRef
     from hfflows.storage import Get, List, Store
@@ -45,7 +45,7 @@ class Part:
     @property
     def end(self) -> int:
         """Return the offset in the object after the segment's last byte."""
-        return self.segment.offset + self.segment.length
+        return self.segment.end
 
     def problems(self, what: str) -> list[str]:
         """Return what to say when it is not there or not right, a line per file."""
@@ -237,7 +237,7 @@ def read_object(
     stored: StoredObject,
     size_bytes: int,
     *,
-    pool: ThreadPoolExecutor,
+    pool: Workers,
     report: TransferReport,
 ) -> Iterator[Buffer]:
     """Yield all bytes of an object, some pieces read ahead by `pool`.
@@ -253,7 +253,7 @@ def read_objects(
     store: Get,
     wanted: Sequence[tuple[StoredObject, int]],
     *,
-    pool: ThreadPoolExecutor,
+    pool: Workers,
     report: TransferReport,
 ) -> Iterator[tuple[StoredObject, Iterator[Buffer]]]:
     """Yield (object, size) pairs as (object, its bytes), read ahead across objects.

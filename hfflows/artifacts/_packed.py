@@ -15,6 +15,7 @@ from hfflows.artifacts._pipeline import (
     Piece,
     Transfer,
     Window,
+    Workers,
     cut,
     packs,
     read_ahead,
@@ -24,7 +25,7 @@ from hfflows.artifacts._tree import Segment, TreeFile
 from hfflows.errors import IntegrityError, ObjectNotFoundError
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import Future
 
     from typing_extensions import Buffer
 
@@ -92,7 +93,8 @@ class _PackedWriter:
         large = [source for source in fresh if source.size_bytes >= PACK_BELOW_BYTES]
         small = [source for source in fresh if source.size_bytes < PACK_BELOW_BYTES]
         self._partials.look_for(large)
-        with transfer_threads() as (readers, senders):
+        fresh_bytes = sum(source.size_bytes for source in fresh)
+        with transfer_threads(fresh_bytes) as (readers, senders):
             window: Window[_Sent] = Window(senders)
             opened: list[_OpenFile] = []
             pieces = read_ahead(readers, cut(large), self._report, recall=self._recall)
@@ -111,7 +113,7 @@ class _PackedWriter:
         return [*files, *(file for file in stored.values() if file is not None)]
 
     def _write_pack(
-        self, sources: list[FileSource], readers: ThreadPoolExecutor, window: Window[_Sent]
+        self, sources: list[FileSource], readers: Workers, window: Window[_Sent]
     ) -> list[_OpenFile]:
         pack, opened = bytearray(), list[_OpenFile]()
         offsets: list[int] = []

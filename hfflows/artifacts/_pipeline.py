@@ -2,7 +2,8 @@
 
 Pieces are read by threads, pass the calling thread in order (where each file's digest
 grows), and are sent by other threads. At most `READS_AHEAD + UPLOADS_IN_FLIGHT` pieces and
-the one in hand are in memory, whatever the artifact's size.
+the one in hand are in memory, whatever the artifact's size; of a small artifact fewer, so
+that being killed costs no more than about a tenth of it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ OBJECT_BYTES = 16 * 1024 * 1024
 
 READS_AHEAD = 4
 UPLOADS_IN_FLIGHT = 8
+LEAST_IN_FLIGHT = 2
+UNDER_WAY = 1 / 12
+"""Share of an artifact that may be under way: read, or sent, and not yet in the store."""
 
 Result = TypeVar("Result")
 
@@ -130,16 +134,24 @@ class FileDigest:
         )
 
 
-class Window(Generic[Result]):
-    """Submits work while fewer than `UPLOADS_IN_FLIGHT` wait: what bounds memory."""
+class Workers(ThreadPoolExecutor):
+    """Threads, and how many pieces may be with them."""
 
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, count: int) -> None:
+        super().__init__(count, thread_name_prefix="hfflows-transfer")
+        self.count = count
+
+
+class Window(Generic[Result]):
+    """Submits work while fewer pieces wait than there are workers: what bounds memory."""
+
+    def __init__(self, pool: Workers) -> None:
         self._pool = pool
         self._waiting: deque[Future[Result]] = deque()
 
     def submit(self, function: Callable[[Buffer], Result], data: Buffer) -> Future[Result]:
         """Return the work's future; waits for the oldest when too much is under way."""
-        if len(self._waiting) >= UPLOADS_IN_FLIGHT:
+        if len(self._waiting) >= self._pool.count:
             self._waiting.popleft().result()
         future = self._pool.submit(function, data)
         self._waiting.append(future)
@@ -147,20 +159,25 @@ class Window(Generic[Result]):
 
 
 @contextmanager
-def threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield a pool that drops what has not begun when the body fails."""
-    pool = ThreadPoolExecutor(count, thread_name_prefix="hfflows-save")
+def transfer_threads(size_bytes: int | None = None) -> Iterator[tuple[Workers, Workers]]:
+    """Yield the pools of a save, (readers, senders), that drop what has not begun if it fails.
+
+    Args:
+        size_bytes: Of all that is to be moved; `None` means a lot.
+    """
+    reads, uploads = READS_AHEAD, UPLOADS_IN_FLIGHT
+    if size_bytes is not None:
+        pieces = int(size_bytes * UNDER_WAY / OBJECT_BYTES)
+        reads = min(reads, max(LEAST_IN_FLIGHT, pieces // 2))
+        uploads = min(uploads, max(LEAST_IN_FLIGHT, pieces - reads))
+    readers, senders = Workers(reads), Workers(uploads)
     try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def transfer_threads() -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor]]:
-    """Yield the pools of a save: (readers, senders)."""
-    with threads(READS_AHEAD) as readers, threads(UPLOADS_IN_FLIGHT) as senders:
         yield readers, senders
+    finally:
+        for pool in (readers, senders):
+            pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (readers, senders):
+            pool.shutdown(wait=True)
 
 
 def fits_one_object(size_bytes: int) -> bool:
@@ -190,7 +207,7 @@ def cut(sources: Iterable[FileSource]) -> Iterator[Piece]:
 
 
 def read_ahead(
-    pool: ThreadPoolExecutor,
+    pool: Workers,
     pieces: Iterable[Piece],
     report: TransferReport,
     *,
@@ -199,7 +216,7 @@ def read_ahead(
     """Yield pieces with their bytes, in order, while the next ones are being read.
 
     Args:
-        pool: Threads that read.
+        pool: Threads that read, a piece each.
         pieces: What to read.
         report: Counter of what is read from the sources.
         recall: Asked first for a piece that may be had without its source.
@@ -212,7 +229,7 @@ def read_ahead(
         return piece.source.read(piece.offset, piece.length)
 
     remaining = iter(pieces)
-    reading = deque((piece, pool.submit(read, piece)) for piece in islice(remaining, READS_AHEAD))
+    reading = deque((piece, pool.submit(read, piece)) for piece in islice(remaining, pool.count))
     while reading:
         piece, data = reading.popleft()
         reading.extend((piece, pool.submit(read, piece)) for piece in islice(remaining, 1))

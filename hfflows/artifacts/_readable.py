@@ -24,11 +24,10 @@ from hfflows.artifacts._tree import Segment, TreeFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from concurrent.futures import ThreadPoolExecutor
 
     from typing_extensions import Buffer
 
-    from hfflows.artifacts._pipeline import Piece
+    from hfflows.artifacts._pipeline import Piece, Workers
     from hfflows.artifacts._sources import FileSource, Sources
 
 _SENT_ALONE_BYTES = 1024 * 1024
@@ -51,7 +50,7 @@ def write_files(
 
 
 def _write_file(
-    transfer: Transfer, source: FileSource, reference_key: str, readers: ThreadPoolExecutor
+    transfer: Transfer, source: FileSource, reference_key: str, readers: Workers
 ) -> TreeFile:
     key = keys.file_key(reference_key, source.path)
     digest, segments = FileDigest(source), list[Segment]()
@@ -77,7 +76,7 @@ def write_tar(transfer: Transfer, sources: Sources, reference_key: str) -> list[
     for source in sources.files:
         size_bytes += len(_file_header(source)) + _padded(source.size_bytes)
 
-    def chunks(readers: ThreadPoolExecutor) -> Iterator[bytes | Buffer]:
+    def chunks(readers: Workers) -> Iterator[bytes | Buffer]:
         pieces = read_ahead(readers, cut(sources.files), transfer.report)
         if prologue:
             yield prologue
