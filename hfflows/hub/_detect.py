@@ -96,7 +96,7 @@ class _Hub:
         """Return what the Hub says about a repo at these revisions, and the first's commit."""
         if not self.verify:
             return _Answer("unverified", "The Hub was not asked: verify=False.")
-        offline = _offline_reason()
+        offline = offline_reason()
         if offline is not None:
             return _Answer("unreachable", f"{offline} forbids asking the Hub.")
         commits: list[str] = []
@@ -117,13 +117,6 @@ class _Hub:
         except HubError as error:
             return _Answer("unreachable", str(error), next(iter(commits), None))
         return _Answer("verified", None, commits[0])
-
-
-def _offline_reason() -> str | None:
-    # huggingface_hub reads the variable once, when it is imported; set later, it is meant too.
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in constants.ENV_VARS_TRUE_VALUES:
-        return "HF_HUB_OFFLINE"
-    return offline_reason()
 
 
 def _is_from_a_hub(error: HubError) -> bool:

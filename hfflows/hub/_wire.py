@@ -59,8 +59,10 @@ class Caller:
 
 def offline_reason() -> str | None:
     """Return the setting that forbids asking the Hub; `None` when it may be asked."""
-    if os.environ.get(OFFLINE_VARIABLE, "").upper() in constants.ENV_VARS_TRUE_VALUES:
-        return OFFLINE_VARIABLE
+    # huggingface_hub reads its variable once, when it is imported; set later, it is meant too.
+    for variable in (OFFLINE_VARIABLE, "HF_HUB_OFFLINE"):
+        if os.environ.get(variable, "").upper() in constants.ENV_VARS_TRUE_VALUES:
+            return variable
     return "HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else None
 
 
