@@ -17,7 +17,7 @@ from huggingface_hub.utils import hf_raise_for_status, validate_repo_id
 
 from hfflows.artifacts import Announced
 from hfflows.errors import HubError, HubUnavailableError, SettingsError
-from hfflows.hub._errors import Repo, mapped_hub_errors
+from hfflows.hub._errors import WAIT, Repo, mapped_hub_errors
 from hfflows.hub._wire import VERSION, Caller, Wire, check_online, find_token
 
 if TYPE_CHECKING:
@@ -30,12 +30,23 @@ Result = TypeVar("Result")
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
-RETRIES = 5
-"""Times that one request is repeated after a passing fault."""
-LONGEST_WAIT_SECONDS = 60.0
-"""A Hub that asks for a longer wait gets an error instead: the task's own retries follow."""
 CDN_REFUSED = (400, 401, 403, 404, 410)
 """Answers of a CDN whose signed URL has run out: ask the Hub for a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """What passing faults of the Hub are worth waiting for."""
+
+    retries: int
+    """Times that one request is repeated."""
+    longest_wait_seconds: float
+    """A Hub that asks for a longer wait gets an error instead: the task's own retries follow."""
+
+
+PATIENT = Patience(retries=5, longest_wait_seconds=60.0)
+BRIEF = Patience(retries=1, longest_wait_seconds=5.0)
+"""Where there is an answer without the Hub, it must not hold a run up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +107,7 @@ class HubClient:
             library_version=VERSION,
         )
 
-    def call(self, function: Callable[[], Result], *, retries: int = RETRIES) -> Result:
+    def call(self, function: Callable[[], Result], *, patience: Patience = PATIENT) -> Result:
         """Return `function()`, its errors ours, repeated after passing faults."""
         check_online()
         attempt = 0
@@ -106,12 +117,12 @@ class HubClient:
                     return function()
             except HubUnavailableError as error:
                 attempt += 1
-                if attempt > retries or not _wait(attempt, error):
+                if not _wait(attempt, error, patience):
                     raise
 
-    def resolve(self, *, retries: int = RETRIES) -> str:
+    def resolve(self, *, patience: Patience = PATIENT) -> str:
         """Return the commit that the revision stands for now; one request."""
-        info = self._info(self.repo.revision, retries=retries)
+        info = self._info(self.repo.revision, patience=patience)
         with self._parsing():
             commit_hash = info["sha"]
             if not _COMMIT.fullmatch(commit_hash):
@@ -152,12 +163,12 @@ class HubClient:
     def _api_url(self) -> str:
         return f"{self.repo.endpoint}/api/{self.repo.repo_type}s/{self.repo.repo_id}"
 
-    def _info(self, revision: str, query: str = "", *, retries: int = RETRIES) -> Any:
+    def _info(self, revision: str, query: str = "", *, patience: Patience = PATIENT) -> Any:
         url = f"{self._api_url}/revision/{quote(revision, safe='')}{query}"
-        return self._get(url, retries=retries)[0]
+        return self._get(url, patience=patience)[0]
 
-    def _get(self, url: str, *, retries: int = RETRIES) -> tuple[Any, str | None]:
-        return self.call(partial(self.wire.json, url), retries=retries)
+    def _get(self, url: str, *, patience: Patience = PATIENT) -> tuple[Any, str | None]:
+        return self.call(partial(self.wire.json, url), patience=patience)
 
     @contextmanager
     def _parsing(self) -> Iterator[None]:
@@ -179,10 +190,10 @@ def _hub_file(entry: Any, reader: RangeReader) -> HubFile:
     return HubFile(entry["path"], int(entry["size"]), Announced("git-sha1", entry["oid"]), reader)
 
 
-def _wait(attempt: int, error: HubUnavailableError) -> bool:
+def _wait(attempt: int, error: HubUnavailableError, patience: Patience) -> bool:
     """Sleep before the next attempt; return whether there should be one."""
     asked = error.facts.get("retry_after")
-    if asked is not None and asked > LONGEST_WAIT_SECONDS:
+    if attempt > patience.retries or (asked or 0) > patience.longest_wait_seconds:
         return False
     # Jitter: a fleet that was refused together must not come back together.
     pause = (0.25 * 2**attempt if asked is None else asked) * random.uniform(1, 1.25)  # noqa: S311
@@ -218,7 +229,7 @@ class RangeReader:
             except HubUnavailableError as error:
                 attempt = 1 if len(data) > before else attempt + 1
                 self._located.pop(path, None)
-                if attempt > RETRIES or not _wait(attempt, error):
+                if not _wait(attempt, error, PATIENT):
                     raise
         return data
 
@@ -230,7 +241,7 @@ class RangeReader:
         timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
         with self.client.wire.open(url, headers, timeout=timeout) as answer:
             if not answer.is_home and answer.status in CDN_REFUSED:
-                msg = f"{self.repo.repo_id}/{path}: the CDN answered {answer.status}."
+                msg = f"{self.repo.repo_id}/{path}: the CDN answered {answer.status}. {WAIT}"
                 raise HubUnavailableError(msg, path=path)
             hf_raise_for_status(answer.response)
             if answer.url != self._resolve_url(path):
@@ -242,7 +253,7 @@ class RangeReader:
                 data += fresh[: length - len(data)]
                 if len(data) == length:
                     return
-        msg = f"{self.repo.repo_id}/{path}: the Hub ended its answer early."
+        msg = f"{self.repo.repo_id}/{path}: the Hub ended its answer early. {WAIT}"
         raise HubUnavailableError(msg, path=path)
 
     def _resolve_url(self, path: str) -> str:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from huggingface_hub import constants
 
 from hfflows.errors import HubError, RepoNotFoundError, RevisionNotFoundError, SettingsError
-from hfflows.hub._client import HubClient
+from hfflows.hub._client import BRIEF, HubClient
 from hfflows.hub._detect_local import from_model, read_source, with_model
 from hfflows.hub._detect_names import HubName, parse_hub_id
 from hfflows.hub._wire import offline_reason
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from hfflows.hub._detect_local import ModelSource, Verification
     from hfflows.refs import ArtifactRef
     from hfflows.storage import Store
-
-RETRIES = 1
-"""Not as many as a download gets: that the Hub does not answer is an answer here."""
 
 _TYPED = frozenset({"argument", "url"})
 """Named by the caller just now: a branch then means what it is now."""
@@ -109,7 +106,8 @@ class _Hub:
                     token=self.token,
                     endpoint=self.endpoint,
                 )
-                commits.append(client.resolve(retries=RETRIES))
+                # Not PATIENT: that the Hub does not answer is an answer here.
+                commits.append(client.resolve(patience=BRIEF))
             client.check_access()  # a repo can be listed whose files may not be read
         except (RepoNotFoundError, RevisionNotFoundError) as error:
             verdict: Verification = "not_found" if _is_from_a_hub(error) else "unreachable"

@@ -33,7 +33,7 @@ _OTHER_TOKEN = (
     "The token that was sent is not of such an account, or is fine-grained and lacks read "  # noqa: S105
     "access to this repo (for a gated one: to public gated repos)."
 )
-_WAIT = "Trying again later may help; what the store holds already can be loaded without the Hub."
+WAIT = "Trying again later may help; what the store holds already can be loaded without the Hub."
 
 MAPPING: dict[type[BaseException], tuple[type[HfflowsError], str]] = {
     upstream.GatedRepoError: (
@@ -65,9 +65,9 @@ MAPPING: dict[type[BaseException], tuple[type[HfflowsError], str]] = {
         "HF_HUB_OFFLINE forbids asking the Hub; unset it, or do this where the Hub may be asked.",
     ),
     upstream.LocalTokenNotFoundError: (HubAccessError, _TOKEN),
-    upstream.BadRequestError: (HubError, "The Hub does not accept the request."),
+    upstream.BadRequestError: (HubError, "It does not accept the request; check the arguments."),
     upstream.HFValidationError: (SettingsError, "A repo id is `name` or `org/name`."),
-    upstream.HfHubHTTPError: (HubError, ""),
+    upstream.HfHubHTTPError: (HubError, "Look at {url}, and check `endpoint` and HF_ENDPOINT."),
 }
 """What our calls can raise, narrowest found through the class's own bases."""
 
@@ -77,7 +77,8 @@ IRRELEVANT = frozenset(
         *("OIDCError", "DeviceCodeError", "InferenceTimeoutError", "InferenceEndpointError"),
         *("SafetensorsParsingError", "NotASafetensorsRepoError", "TextGenerationError"),
         *("HfUriError", "DryRunError", "FileMetadataError", "RevisionResolutionError"),
-        *("DDUFError", "StrictDataclassError", "XetDownloadError", "FileDuplicationError"),
+        *("DDUFError", "StrictDataclassError", "FileDuplicationError"),
+        *("XetError", "XetDownloadError"),
         *("CLIError", "SandboxError"),
     }
 )
@@ -86,9 +87,13 @@ IRRELEVANT = frozenset(
 _BY_STATUS: dict[int, tuple[type[HubError], str]] = {
     401: (HubAccessError, "The token is missing or not valid. " + _TOKEN),
     403: (HubAccessError, "The token does not allow this; it may lack write access. " + _TOKEN),
-    408: (HubUnavailableError, _WAIT),
+    408: (HubUnavailableError, WAIT),
     412: (HubError, "The branch has moved since `parent_commit`; look at it and publish again."),
-    429: (HubUnavailableError, "The Hub limits the rate. " + _WAIT),
+    416: (
+        HubError,
+        "The file is shorter than the Hub lists it: nobody can have it whole. See {url}.",
+    ),
+    429: (HubUnavailableError, "The Hub limits the rate. " + WAIT),
 }
 
 
@@ -133,13 +138,13 @@ def translated(error: BaseException, repo: Repo, *, path: str | None = None) -> 
     if getattr(response, "headers", {}).get("X-Error-Code") == "DisabledRepo":
         found, status = MAPPING[upstream.DisabledRepoError], None  # not all calls tell it apart
     if found is None:
-        msg = f"{subject}: {repo.endpoint} cannot be reached ({_reason(error)}). {_WAIT}"
+        msg = f"{subject}: {repo.endpoint} cannot be reached ({_reason(error)}). {WAIT}"
         return HubUnavailableError(msg, **facts)
     ours, advice = found
     if ours is HubError and status is not None:
         is_server_fault = status // 100 == 5  # noqa: PLR2004
         ours, advice = _BY_STATUS.get(
-            status, (HubUnavailableError, _WAIT) if is_server_fault else found
+            status, (HubUnavailableError, WAIT) if is_server_fault else found
         )
     said = f"The Hub answered {status}. " if status and issubclass(ours, HubError) else ""
     advice = advice.format(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hfflows import keys
 from hfflows.artifacts import Tree, read_refs, read_tree
+from hfflows.errors import ArtifactNotFoundError, IntegrityError
 from hfflows.hub._selection import EVERYTHING_SAFE, Selection, left_out_of
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from hfflows.hub._selection import Choice
     from hfflows.refs import ArtifactRef
     from hfflows.storage import Store
+
+
+logger = logging.getLogger("hfflows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,19 @@ class HeldSnapshots:
         return keys.snapshot(self.prefix, token, id=keys.new_id(after=newest))
 
     def find(self, selection: Selection) -> Found | None:
-        """Return the snapshot that was made for `selection`, else a fuller one."""
+        """Return the snapshot that was made for `selection`, else a fuller one.
+
+        One that is damaged where this shows is as good as none, and that is said.
+        """
+        try:
+            return self._find(selection)
+        except (IntegrityError, ArtifactNotFoundError) as error:
+            logger.warning(
+                "%s It is passed over, and fetched anew where the Hub may be asked.", error
+            )
+            return None
+
+    def _find(self, selection: Selection) -> Found | None:
         for ref in self._exact(selection):
             return Found(ref)
         for ref in self._fuller():

@@ -14,6 +14,7 @@ from hfflows.hub._revisions import resolve_revision
 from hfflows.storage import open_store
 
 if TYPE_CHECKING:
+    from hfflows.errors import HubUnavailableError
     from hfflows.hub._client import HubClient
     from hfflows.hub._options import SnapshotRequest
     from hfflows.hub._revisions import Resolution
@@ -33,12 +34,8 @@ class Lookup:
     store: Store
 
     @classmethod
-    def of(cls, request: SnapshotRequest, *, remember: bool = True) -> Lookup:
-        """Resolve what is asked for and list what the store has of it.
-
-        Args:
-            request: What is asked for.
-            remember: Whether the store learns what a branch stands for now.
+    def of(cls, request: SnapshotRequest) -> Lookup:
+        """Resolve what is asked for and list what the store has of it; nothing is written.
 
         Raises:
             RepoNotFoundError, RevisionNotFoundError, HubAccessError: As the Hub says.
@@ -54,12 +51,9 @@ class Lookup:
             stale_if_error=request.stale_if_error,
             force=request.force_download,
             offline=request.offline,
-            remember=remember,
             store=store,
         )
-        repo = client.repo
-        prefix = keys.snapshot_prefix(scope, repo.repo_type, repo.repo_id, resolution.commit_hash)
-        held = HeldSnapshots.at(prefix, store)
+        held = _held(request, client, resolution.commit_hash, store)
         return cls(request, client, resolution, request.selection, held, store)
 
     @property
@@ -82,6 +76,14 @@ class Lookup:
     def look_again(self) -> Lookup:
         """Return the same with what the store holds now: one request."""
         return replace(self, held=HeldSnapshots.at(self.held.prefix, self.store))
+
+    def without_hub(self, error: HubUnavailableError) -> Lookup | None:
+        """Return the lookup of the commit to fall back on after the Hub failed, if any."""
+        resolution = self.resolution.without_hub(error)
+        if resolution is None:
+            return None
+        held = _held(self.request, self.client, resolution.commit_hash, self.store)
+        return replace(self, resolution=resolution, held=held)
 
     def check_hub(self) -> None:
         """Refuse to go on when the Hub did not answer, or may not be asked.
@@ -114,3 +116,11 @@ class Lookup:
                 f"see {repo.url}/tree/{self.commit_hash}."
             )
             raise EntryNotFoundError(msg, repo_id=repo.repo_id, revision=repo.revision)
+
+
+def _held(
+    request: SnapshotRequest, client: HubClient, commit_hash: str, store: Store
+) -> HeldSnapshots:
+    repo = client.repo
+    prefix = keys.snapshot_prefix(request.scope, repo.repo_type, repo.repo_id, commit_hash)
+    return HeldSnapshots.at(prefix, store)

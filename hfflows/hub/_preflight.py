@@ -118,7 +118,7 @@ def inspect_snapshot(repo_id: str, **options: Unpack[SnapshotOptions]) -> Snapsh
     """
     request = SnapshotRequest(repo_id=repo_id, **options)
     try:
-        lookup = Lookup.of(request, remember=False)
+        lookup = Lookup.of(request)
     except (RepoNotFoundError, HubAccessError, GatedRepoError) as error:
         return _closed(request, error)
     if not request.force_download:

@@ -32,6 +32,8 @@ logger = logging.getLogger("hfflows")
 CARD = "README.md"
 GIT_SHA1_UP_TO_BYTES = 16 * 1024 * 1024
 """Larger files are in LFS on any Hub: their sha256 is compared, not their git digest."""
+_UNREADABLE_REPLY = "Unable to retrieve user and repo ID"
+"""What huggingface_hub 0.36 says of the reply to a commit by a Hub other than HF_ENDPOINT's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,13 +199,31 @@ def _commit(
     create_pr: bool,
 ) -> tuple[str, str | None]:
     """Send it; not repeated as a whole: a commit whose reply is lost may have landed."""
-    with mapped_hub_errors(client.repo):
-        info = client.api.create_commit(
-            client.repo.repo_id,
-            operations,
-            commit_message=message,
-            revision=client.repo.revision,
-            parent_commit=parent_commit,
-            create_pr=create_pr,
-        )
+    try:
+        with mapped_hub_errors(client.repo):
+            info = client.api.create_commit(
+                client.repo.repo_id,
+                operations,
+                commit_message=message,
+                revision=client.repo.revision,
+                parent_commit=parent_commit,
+                create_pr=create_pr,
+            )
+    except ValueError as error:
+        if not str(error).startswith(_UNREADABLE_REPLY):
+            raise
+        return client.call(lambda: _landed(client, message, create_pr=create_pr))
     return str(info.oid), info.pr_url
+
+
+def _landed(client: HubClient, message: str, *, create_pr: bool) -> tuple[str, str | None]:
+    """Return what the commit that was just made came to: the newest with this message."""
+    api, repo = client.api, client.repo
+    title = message.partition("\n")[0]
+    revision, pr_url = repo.revision, None
+    if create_pr:
+        pulls = api.get_repo_discussions(repo.repo_id, discussion_type="pull_request")
+        number = max(pull.num for pull in pulls if pull.title == title)
+        revision, pr_url = f"refs/pr/{number}", f"{repo.url}/discussions/{number}"
+    commits = api.list_repo_commits(repo.repo_id, revision=revision)
+    return next(commit.commit_id for commit in commits if commit.title == title), pr_url

@@ -20,6 +20,7 @@ from hfflows.errors import (
     ObjectNotFoundError,
     SettingsError,
 )
+from hfflows.hub._client import BRIEF, PATIENT
 
 if TYPE_CHECKING:
     from hfflows.hub._client import HubClient
@@ -30,17 +31,9 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
-class Resolution:
-    """The commit a revision stands for, and how that is known."""
+class Memory:
+    """What a branch or tag stood for at some time; `key` is where that is written down."""
 
-    commit_hash: str
-    source: Literal["pinned", "hub", "memory", "stale"]
-    unavailable: HubUnavailableError | None = None
-    """Why the Hub did not say, when it was asked and `source` is `stale`."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Memory:
     key: str
     commit_hash: str
     endpoint: str
@@ -49,6 +42,44 @@ class _Memory:
     def is_within(self, age_seconds: float | None) -> bool:
         elapsed = (datetime.now(UTC) - self.resolved_at).total_seconds()
         return age_seconds is not None and elapsed <= age_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The commit a revision stands for, and how that is known."""
+
+    commit_hash: str
+    source: Literal["pinned", "hub", "memory", "stale"]
+    unavailable: HubUnavailableError | None = None
+    """Why the Hub did not say, when it was asked and `source` is `stale`."""
+    fallback: str | None = None
+    """The commit to serve when the Hub fails after all, `source` being `hub`."""
+    learned: Memory | None = None
+    """What the Hub said, to be remembered once there is a snapshot of it."""
+    superseded: str | None = None
+    """Key of what `learned` takes the place of."""
+
+    def without_hub(self, error: HubUnavailableError) -> Resolution | None:
+        """Return what to fall back on after the Hub failed, if anything."""
+        return Resolution(self.fallback, "stale", error) if self.fallback else None
+
+    def remember(self, store: Store) -> None:
+        """Write down what the Hub said, if it was asked.
+
+        Under an id of the time when it said so: who asked later is not overruled by who
+        took longer to fetch.
+        """
+        if self.learned is None:
+            return
+        body = {
+            "format_version": 1,
+            "commit_hash": self.learned.commit_hash,
+            "endpoint": self.learned.endpoint,
+            "resolved_at": self.learned.resolved_at.isoformat(),
+        }
+        create_document(store, self.learned.key, body)
+        if self.superseded is not None:
+            store.delete([self.superseded])
 
 
 def is_commit(revision: str | None) -> bool:
@@ -64,7 +95,6 @@ def resolve_revision(
     stale_if_error: bool,
     force: bool,
     offline: str | None = None,
-    remember: bool = True,
     store: Store,
 ) -> Resolution:
     """Return the commit that the client's revision stands for.
@@ -76,7 +106,6 @@ def resolve_revision(
         stale_if_error: Fall back on the remembered commit when the Hub is unavailable.
         force: Ask the Hub whatever is remembered, and do not fall back.
         offline: What forbids asking the Hub, if anything does.
-        remember: Whether to write down what the Hub says.
         store: Where revisions are remembered.
 
     Raises:
@@ -97,16 +126,22 @@ def resolve_revision(
         if fallback is None:
             raise _unknown(client.repo, offline, store)
         return Resolution(fallback.commit_hash, "stale")
+    asked_at = datetime.now(UTC)  # not when it answers: it may have moved by then
     try:
-        # With something to fall back on, a Hub that is down should not hold a run up.
-        commit_hash = client.resolve(**({"retries": 1} if fallback else {}))
+        commit_hash = client.resolve(patience=BRIEF if fallback else PATIENT)
     except HubUnavailableError as error:
         if fallback is None:
             raise
         return Resolution(fallback.commit_hash, "stale", error)
-    if remember:
-        _remember(prefix, commit_hash, client.repo.endpoint, memory, store)
-    return Resolution(commit_hash, "hub")
+    superseded = memory.key if memory else None
+    key = f"{prefix}{keys.new_id(after=keys.id_of(superseded) if superseded else None)}.json"
+    return Resolution(
+        commit_hash,
+        "hub",
+        fallback=fallback.commit_hash if fallback else None,
+        learned=Memory(key, commit_hash, client.repo.endpoint, asked_at),
+        superseded=superseded,
+    )
 
 
 def _unknown(repo: Repo, offline: str, store: Store) -> ArtifactNotFoundError:
@@ -126,13 +161,13 @@ def _seconds(max_age: timedelta | float | None) -> float | None:
     return seconds
 
 
-def _recall(prefix: str, endpoint: str, store: Store) -> _Memory | None:
+def _recall(prefix: str, endpoint: str, store: Store) -> Memory | None:
     newest = next(iter(store.list(prefix)), None)
     if newest is None:
         return None
     try:
         body = read_document(store, newest.key)
-        memory = _Memory(
+        memory = Memory(
             newest.key,
             body["commit_hash"],
             body["endpoint"],
@@ -141,18 +176,3 @@ def _recall(prefix: str, endpoint: str, store: Store) -> _Memory | None:
     except (ObjectNotFoundError, IntegrityError, KeyError, TypeError, ValueError):
         return None  # only a memory: the Hub knows better
     return memory if memory.endpoint == endpoint else None
-
-
-def _remember(
-    prefix: str, commit_hash: str, endpoint: str, previous: _Memory | None, store: Store
-) -> None:
-    after = keys.id_of(previous.key) if previous is not None else None
-    body = {
-        "format_version": 1,
-        "commit_hash": commit_hash,
-        "endpoint": endpoint,
-        "resolved_at": datetime.now(UTC).isoformat(),
-    }
-    create_document(store, f"{prefix}{keys.new_id(after=after)}.json", body)
-    if previous is not None:
-        store.delete([previous.key])

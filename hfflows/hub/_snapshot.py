@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from hfflows import keys
 from hfflows.artifacts import Sources, TransferReport, commit_artifact, commit_selection, lease
-from hfflows.errors import IntegrityError
+from hfflows.errors import HubUnavailableError, IntegrityError
 from hfflows.hub._lookup import Lookup
 from hfflows.hub._options import SnapshotOptions, SnapshotRequest, lists_options
 from hfflows.hub._preflight import inspect_snapshot
@@ -46,8 +46,8 @@ class SnapshotResult:
     ref: ArtifactRef
     outcome: Outcome
     """`hit`: the store had it. `miss`: fetched now. `refreshed`: fetched although the store
-    had it, or had another commit of this repo. `stale`: the Hub could not be asked and
-    the last known commit is served."""
+    had it, or had another commit of this repo. `stale`: the Hub could not be asked, or
+    failed while it was, and the last known commit is served."""
     commit_hash: str
     revision: str
     report: TransferReport
@@ -117,8 +117,8 @@ def fetch_snapshot(repo_id: str, **options: Unpack[SnapshotOptions]) -> Snapshot
                 `HFFLOWS_HUB_OFFLINE=1` (or `HF_HUB_OFFLINE=1`) does for all calls. A branch
                 is then what it was last known to be; `outcome` is `stale` unless that is
                 within `max_age`.
-            stale_if_error: Serve the last known commit when the Hub is down, limits the
-                rate, or may not be asked.
+            stale_if_error: Serve the last known commit that is held when the Hub is down,
+                limits the rate, fails while a newer one is fetched, or may not be asked.
             token: `None` takes `HF_TOKEN` or the token of `hf auth login`, `True` insists on
                 one of them, `False` sends none. Never stored.
             endpoint: Of a Hub of your own; `None` means `HF_ENDPOINT`.
@@ -158,8 +158,26 @@ class _Fetch:
     report: TransferReport
 
     def run(self) -> SnapshotResult:
-        if (result := self._from_store()) is not None:
-            return result
+        try:
+            result = self._from_store() or self._fetch()
+        except HubUnavailableError as error:
+            if (served := self._without_hub(error)) is None:
+                raise
+            return served
+        self.lookup.resolution.remember(self.lookup.store)
+        return result
+
+    def _without_hub(self, error: HubUnavailableError) -> SnapshotResult | None:
+        """Serve the commit that was known before the Hub named a newer one and failed."""
+        earlier = self.lookup.without_hub(error)
+        if earlier is None:
+            return None
+        served = replace(self, lookup=earlier)._from_store()  # noqa: SLF001 - the same class
+        if served is not None:
+            logger.warning("%s is newer, and could not be fetched.", self.lookup.subject)
+        return served
+
+    def _fetch(self) -> SnapshotResult:
         self.lookup.check_hub()
         # One worker of a fleet fetches; the others wait, and find what it fetched.
         with lease(self.lookup.flight, store=self.lookup.store, ttl_seconds=LEASE_SECONDS):

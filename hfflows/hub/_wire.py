@@ -132,7 +132,7 @@ class Wire:
                         continue
                     yield Answer(response.status_code, response, chunks, url, is_home)
                     return
-        msg = f"{_place(url)} redirects without end."
+        msg = f"{_place(url)} redirects without end. Check `endpoint` and HF_ENDPOINT."
         raise HubError(msg)
 
     def json(self, url: str) -> tuple[Any, str | None]:
@@ -154,7 +154,10 @@ class Wire:
         try:
             value = json.loads(body)
         except ValueError as error:
-            msg = f"{_place(url)}: the answer is not JSON; it was cut short, or a proxy wrote it."
+            msg = (
+                f"{_place(url)}: the answer is not JSON; it was cut short, or a proxy wrote it. "
+                "Try again; if it stays so, check `endpoint` and the proxy."
+            )
             raise HubUnavailableError(msg) from error
         return value, urljoin(url, following) if following else None
 

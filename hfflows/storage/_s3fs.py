@@ -5,6 +5,7 @@ s3fs carries every call to its own event loop, so plain threads may use one stor
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -61,8 +62,7 @@ class S3fsStore(FsspecStore):
     def get(self, key: str, *, limit: int | None = None) -> bytes:  # docstring inherited
         end = None if limit is None else limit + 1
         with self._calling(key) as (files, path):
-            # More than one at a time would ask for the size first, and read in several requests.
-            data = files.cat_file(path, end=end, max_concurrency=1)
+            data = files.cat_file(path, end=end, **_in_one_request(files))
         check_limit(self._url, key, len(data), limit)
         return bytes(data)
 
@@ -190,6 +190,15 @@ def _parts(chunks: Iterable[Buffer]) -> Iterator[bytearray]:
             del gathered[:PART_BYTES]
     if gathered:
         yield gathered
+
+
+def _in_one_request(files: Any) -> dict[str, int]:
+    """Return what keeps s3fs from asking for the size first, and reading in several requests.
+
+    Versions before 2026.4 read in one request, and do not know the argument.
+    """
+    known = inspect.signature(files._cat_file).parameters  # noqa: SLF001 - `cat_file` takes any
+    return {"max_concurrency": 1} if "max_concurrency" in known else {}
 
 
 def _arguments(options: S3Options) -> dict[str, Any]:

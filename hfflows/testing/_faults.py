@@ -60,6 +60,9 @@ class Fault:
     """Invert the byte at this offset of the file, in whichever range it is asked for."""
     etag: str | None = None
     """Replace `ETag` and `X-Linked-Etag`, where present, by this value in quotes."""
+    replace: tuple[str, str] | None = None
+    """In an answer that is no file, replace one text by another, wherever it stands: what a
+    listing announces of a file, the commit of a branch."""
 
 
 class FaultQueue:

@@ -228,6 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, response: Response) -> None:
         self.entry.status = int(response.status)
+        body = self._reworded(response.body)
         headers = {**response.headers, **self.fault.headers}
         if self.fault.etag is not None:
             for name in ("ETag", "X-Linked-Etag"):
@@ -237,13 +238,19 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         if response.status != HTTPStatus.NO_CONTENT:
-            self.send_header("Content-Length", str(len(response.body)))
+            self.send_header("Content-Length", str(len(body)))
         if self.close_connection:
             self.send_header("Connection", "close")
-        if self.command == "HEAD" or not response.body:
+        if self.command == "HEAD" or not body:
             self.end_headers()
             return
-        self._send_body(response.body)
+        self._send_body(body)
+
+    def _reworded(self, body: bytes | FileBody) -> bytes | FileBody:
+        if self.fault.replace is None or isinstance(body, FileBody):
+            return body
+        old, new = self.fault.replace
+        return body.replace(old.encode(), new.encode())
 
     def _send_body(self, body: bytes | FileBody) -> None:
         total = len(body)

@@ -53,11 +53,6 @@ def commit(local_hub):
     return local_hub.publish(REPO, FILES)
 
 
-@pytest.fixture
-def options(local_hub, memory_store):
-    return {"endpoint": local_hub.endpoint, "token": local_hub.token, "store": memory_store}
-
-
 def keys_in(store):
     return sorted(info.key for info in store.list(""))
 

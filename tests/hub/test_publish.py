@@ -100,15 +100,11 @@ def test_only_what_changed_is_in_the_next_commit(push, ref, directory, memory_st
     assert downloaded(api, "config.json") == b'{"a": 1}'
 
 
-def test_human_text_and_fields_in_the_card_are_kept(push, ref, card, api):
+def test_human_text_and_fields_in_the_card_are_kept(push, ref, card, hub, api):
     push(ref, card=card)
     text = downloaded(api, "README.md").decode()
     edited = text.replace("---\n\n# news", "license: mit\n---\n\n# news\n\nWritten by hand.")
-    api.upload_file(
-        path_or_fileobj=(edited + "\nAt the end.\n").encode(),
-        path_in_repo="README.md",
-        repo_id=REPO,
-    )
+    hub.publish(REPO, FILES | {"README.md": edited + "\nAt the end.\n"})
 
     better = card.model_copy(update={"metrics": [Metric(type="accuracy", value=0.97)]})
     push(ref, card=better)

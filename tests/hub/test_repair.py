@@ -17,7 +17,6 @@ from hfflows.artifacts import (
     scan,
 )
 from hfflows.errors import CollectionBusyError
-from hfflows.hub import _client as client_module
 from hfflows.hub import repair_snapshot, snapshot_download
 from hfflows.testing import Fault, FaultyStore
 
@@ -32,30 +31,21 @@ FILES = {
 
 
 @pytest.fixture
-def hub(local_hub, monkeypatch):
-    monkeypatch.setattr(client_module.random, "uniform", lambda low, high: 0.01)  # no real waits
-    return local_hub
-
-
-@pytest.fixture
 def commit(hub):
     return hub.publish(REPO, FILES)
 
 
 @pytest.fixture
-def ref(hub, commit, memory_store):
-    ref = snapshot_download(
-        REPO, endpoint=hub.endpoint, token=hub.token, store=memory_store, allow_patterns=[*FILES]
-    )
+def ref(hub, commit, options):
+    ref = snapshot_download(REPO, allow_patterns=[*FILES], **options)
     hub.reset_counts()
     return ref
 
 
 @pytest.fixture
-def repair(hub, memory_store):
-    def run(ref, **options):
-        settings = {"endpoint": hub.endpoint, "token": hub.token, "store": memory_store}
-        return repair_snapshot(ref, **(settings | options))
+def repair(hub, options):
+    def run(ref, **given):
+        return repair_snapshot(ref, **(options | given))
 
     return run
 

@@ -8,7 +8,6 @@ import hfflows
 from hfflows import keys
 from hfflows.artifacts import commit_selection
 from hfflows.hub import _client as client_module
-from hfflows.hub import fetch_snapshot
 from hfflows.hub._safety import pickles_with_safetensors
 from hfflows.storage import open_store
 
@@ -25,23 +24,8 @@ SAFE = {*FILES, ".gitattributes"} - {"pytorch_model.bin"}
 
 
 @pytest.fixture
-def hub(local_hub, monkeypatch):
-    monkeypatch.setattr(client_module.random, "uniform", lambda low, high: 0.01)  # no real waits
-    return local_hub
-
-
-@pytest.fixture
 def commit(hub):
     return hub.publish(REPO, FILES)
-
-
-@pytest.fixture
-def ask(hub, memory_store):
-    def fetch(repo_id=REPO, **options):
-        settings = {"endpoint": hub.endpoint, "token": hub.token, "store": memory_store}
-        return fetch_snapshot(repo_id, **(settings | options))
-
-    return fetch
 
 
 def names_in(result, store):

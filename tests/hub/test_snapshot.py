@@ -10,6 +10,7 @@ import pytest
 
 import hfflows
 from hfflows.artifacts import TransferReport
+from hfflows.artifacts import _pipeline as pipeline
 from hfflows.hub import _client as client_module
 from hfflows.hub import _options as options_module
 from hfflows.hub import (
@@ -37,23 +38,8 @@ REPO = "org/model"
 
 
 @pytest.fixture
-def hub(local_hub, monkeypatch):
-    monkeypatch.setattr(client_module.random, "uniform", lambda low, high: 0.01)  # no real waits
-    return local_hub
-
-
-@pytest.fixture
 def commit(hub):
     return hub.publish(REPO, FILES)
-
-
-@pytest.fixture
-def ask(hub, memory_store):
-    def fetch(repo_id=REPO, **options):
-        settings = {"endpoint": hub.endpoint, "token": hub.token, "store": memory_store}
-        return fetch_snapshot(repo_id, **(settings | options))
-
-    return fetch
 
 
 def nothing_saved(store):
@@ -414,8 +400,7 @@ class ListeningHub(LocalHub):
 
 
 @pytest.fixture
-def listening(monkeypatch):
-    monkeypatch.setattr(client_module.random, "uniform", lambda low, high: 0.01)
+def listening(no_waits):
     with ListeningHub() as hub:
         hub.publish(REPO, FILES)
         yield hub
@@ -432,6 +417,8 @@ def tell(listening, memory_store):
 
 def test_all_that_the_client_takes_is_taken_but_where_it_writes():
     theirs = {*inspect.signature(huggingface_hub.snapshot_download).parameters}
+    # 1.0 took them away: proxies are in the environment, and nothing else resumes or not.
+    theirs -= {"proxies", "resume_download", "local_dir_use_symlinks"}
 
     assert theirs <= {*inspect.signature(snapshot_download).parameters}
     for function in (fetch_snapshot, inspect_snapshot, load_snapshot):
@@ -521,7 +508,8 @@ def test_an_answer_that_does_not_come_is_given_up_after_etag_timeout(ask, hub, c
 
 
 @pytest.mark.parametrize(("workers", "at_once"), [(1, {1}), (2, {2}), (8, {3, 4})])
-def test_max_workers_bounds_the_requests_at_once(tell, listening, workers, at_once):
+def test_max_workers_bounds_the_requests_at_once(tell, listening, workers, at_once, monkeypatch):
+    monkeypatch.setattr(pipeline, "LEAST_IN_FLIGHT", pipeline.READS_AHEAD)  # though it is small
     listening.publish("org/many", {f"{n}.onnx": os.urandom(1_000_001) for n in range(12)})
     tell("org/many", max_workers=workers)
 
@@ -598,12 +586,11 @@ def test_offline_what_the_store_lacks_is_a_lasting_error(ask, ask_offline, hub, 
     assert hub.requests == []
 
 
-def test_enforced_no_call_reaches_the_hub(ask, hub, commit, memory_store, monkeypatch):
+def test_enforced_no_call_reaches_the_hub(ask, hub, commit, options, memory_store, monkeypatch):
     ref = ask().ref
     memory_store.delete([info.key for info in memory_store.list("objects/")])
     hub.reset_counts()
     monkeypatch.setenv("HFFLOWS_HUB_OFFLINE", "true")
-    options = {"endpoint": hub.endpoint, "token": hub.token, "store": memory_store}
 
     with pytest.raises(hfflows.SettingsError, match="HFFLOWS_HUB_OFFLINE forbids") as caught:
         repair_snapshot(ref, **options)
@@ -618,8 +605,7 @@ def test_enforced_no_call_reaches_the_hub(ask, hub, commit, memory_store, monkey
 # Loading -----------------------------------------------------------------------------------
 
 
-def test_load_snapshot_cleans_up_unless_given_a_path(hub, commit, memory_store, tmp_path):
-    options = {"endpoint": hub.endpoint, "token": hub.token, "store": memory_store}
+def test_load_snapshot_cleans_up_unless_given_a_path(commit, options, tmp_path):
     with load_snapshot(REPO, **options) as path:
         assert (path / "model.safetensors").read_bytes() == WEIGHTS
     assert not path.exists()
@@ -629,7 +615,7 @@ def test_load_snapshot_cleans_up_unless_given_a_path(hub, commit, memory_store, 
     assert (path / "config.json").exists()
 
 
-def test_memory_stays_bounded_by_reading_in_ranges(hub, memory_store, tmp_path):
+def test_memory_stays_bounded_by_reading_in_ranges(hub, options, tmp_path):
     blob = tmp_path / "big"
     blob.mkdir()
     with (blob / "model.safetensors").open("wb") as file:
@@ -637,9 +623,7 @@ def test_memory_stays_bounded_by_reading_in_ranges(hub, memory_store, tmp_path):
             file.write(os.urandom(4_000_000))
     hub.publish("org/big", blob)
     report = TransferReport()
-    ref = fetch_snapshot(
-        "org/big", endpoint=hub.endpoint, token=hub.token, store=memory_store, report=report
-    ).ref
+    ref = fetch_snapshot("org/big", report=report, **options).ref
 
     assert ref.size_bytes > 80_000_000
     assert report.bytes_read >= 80_000_000
@@ -648,8 +632,6 @@ def test_memory_stays_bounded_by_reading_in_ranges(hub, memory_store, tmp_path):
     assert hub.count("resolve/.*safetensors") <= 4  # the signed URL is used again
 
 
-def test_snapshot_download_returns_the_reference(hub, commit, memory_store):
-    ref = snapshot_download(
-        REPO, revision=commit, endpoint=hub.endpoint, token=hub.token, store=memory_store
-    )
+def test_snapshot_download_returns_the_reference(commit, options):
+    ref = snapshot_download(REPO, revision=commit, **options)
     assert (ref.kind, ref.name) == ("snapshot", REPO)

@@ -138,6 +138,20 @@ def test_a_wrong_etag_is_sent_where_the_right_one_was(hub, api, weights):
     assert api.get_hf_file_metadata(url=url).etag == hashlib.sha256(weights).hexdigest()
 
 
+def test_a_listing_announces_what_it_is_told_to_and_files_stay(hub, api, weights, download):
+    right, wrong = hashlib.sha256(weights).hexdigest(), "0" * 64
+    hub.inject(
+        Fault(match="/tree/", replace=(right, wrong)),
+        Fault(match="config.json", replace=("{}", "[]"), times=None),
+    )
+
+    def announced():
+        return [file.lfs.sha256 for file in api.list_repo_tree(REPO) if file.path == FILE]
+
+    assert (announced(), announced()) == ([wrong], [right])
+    assert download("config.json") == b"{}"
+
+
 def test_a_lost_reply_leaves_the_commit_made(hub, api, weights):
     hub.inject(Fault(match="^POST .*/commit/", hang_up=True, applied=True))
     operations = [CommitOperationAdd("new.txt", b"new")]
