@@ -36,7 +36,12 @@ from hfflows.artifacts._delete import delete_artifact
 from hfflows.artifacts._doctor import Finding, diagnose
 from hfflows.artifacts._documents import create_document, read_document
 from hfflows.artifacts._leases import Lease, acquire_lease, lease
+from hfflows.artifacts._lineage import Lineage, Relative, lineage
+from hfflows.artifacts._new_file import NewFile, new_file
+from hfflows.artifacts._parted import PartedSave, begin_parted_save, write_part
 from hfflows.artifacts._pipeline import TransferReport
+from hfflows.artifacts._promote import promote_artifact
+from hfflows.artifacts._ranges import FileRange, read_ranges
 from hfflows.artifacts._read import check_free_disk, matches
 from hfflows.artifacts._repair import ReadRange, RepairReport, repair_artifact
 from hfflows.artifacts._retention import (
@@ -77,6 +82,7 @@ __all__ = [
     "CollectionPlan",
     "CollectionReport",
     "Damage",
+    "FileRange",
     "FileSource",
     "Finding",
     "KeepAll",
@@ -87,11 +93,15 @@ __all__ = [
     "KeepNewest",
     "KeepYoungerThan",
     "Lease",
+    "Lineage",
     "LocalCache",
     "LocalFile",
+    "NewFile",
+    "PartedSave",
     "PruneReport",
     "ReadRange",
     "RefLike",
+    "Relative",
     "RepairReport",
     "RetentionPolicy",
     "SafetensorsFile",
@@ -111,6 +121,7 @@ __all__ = [
     "alias_history",
     "announced_save",
     "apply_collection",
+    "begin_parted_save",
     "check_free_disk",
     "collect_garbage",
     "commit_artifact",
@@ -125,16 +136,20 @@ __all__ = [
     "find_damage",
     "import_bundle",
     "lease",
+    "lineage",
     "list_artifacts",
     "list_plans",
     "load_artifact",
     "matches",
+    "new_file",
     "open_file",
     "open_safetensors",
     "plan_collection",
+    "promote_artifact",
     "prune_artifacts",
     "prune_lineage",
     "read_document",
+    "read_ranges",
     "read_refs",
     "read_tree",
     "repair_artifact",
@@ -149,4 +164,5 @@ __all__ = [
     "undo_collection",
     "verify_all",
     "verify_artifact",
+    "write_part",
 ]

@@ -25,7 +25,7 @@ from hfflows.artifacts._pipeline import Transfer, TransferReport
 from hfflows.artifacts._read import SegmentReader, load_tree, matches
 from hfflows.artifacts._saves import announced_save, is_revocation
 from hfflows.artifacts._sources import Sources, scan
-from hfflows.artifacts._tree import Tree, parse_tree
+from hfflows.artifacts._tree import Segment, Tree, parse_tree
 from hfflows.artifacts._write import write_tree
 from hfflows.errors import (
     ArtifactNotFoundError,
@@ -125,23 +125,30 @@ def commit_artifact(
         raise SettingsError(msg)
     sources.check()
     parent_refs = tuple(as_parent(parent, store=store) for parent in parents)
-    draft = _draft(key, kind, name, storage_format, metadata or {})
+    draft = draft_ref(key, kind, name, storage_format, metadata or {})
     report = report or TransferReport()
     with announced_save(store, key) as save:
-        known = _objects_of(base, store)
-        transfer = Transfer(store, report, save.condemned, known, resend)
+        transfer = Transfer(store, report, save.condemned, _segments_of(base, store), resend)
         tree = write_tree(transfer, sources, layout=storage_format, reference_key=key)
-        return _commit(save, draft, tree, producer, parent_refs, index_keys=index_keys)
+        return commit_tree(save, draft, tree, producer, parent_refs, index_keys=index_keys)
 
 
-def _objects_of(base: ArtifactRef | None, store: Store) -> frozenset[str]:
-    """Return the objects of an artifact that is there; read after the save was announced."""
+def _segments_of(base: ArtifactRef | None, store: Store) -> tuple[Segment, ...]:
+    """Return where the bytes of an artifact lie that is there; asked after announcing.
+
+    Both documents count. What a reference leads to cannot be deleted before this save is
+    done, while a tree may outlive objects that it names.
+    """
     if base is None:
-        return frozenset()
+        return ()
     try:
-        return frozenset(read_tree(base, store=store).object_keys())
-    except ArtifactNotFoundError:
-        return frozenset()
+        with ThreadPoolExecutor(1, thread_name_prefix="hfflows-commit") as pool:
+            reading = pool.submit(read_tree, base, store=store)
+            resolve_ref(base.key, store=store)
+        files = reading.result().files
+    except (ArtifactNotFoundError, IntegrityError):
+        return ()  # then all bytes are looked for or sent, which costs time and no more
+    return tuple(segment for file in files for segment in file.segments)
 
 
 def commit_selection(
@@ -159,15 +166,15 @@ def commit_selection(
     Raises:
         ArtifactNotFoundError: `ref` was deleted, and its objects are being collected.
     """
-    draft = _draft(key, ref.kind, ref.name, ref.storage_format, metadata)
+    draft = draft_ref(key, ref.kind, ref.name, ref.storage_format, metadata)
     with announced_save(store, key) as save:
         tree = select(read_tree(ref, store=store), allow_patterns, ignore_patterns)
         if save.condemned.any_of(tree.object_keys()):
             raise _not_found(ref.key, store)
-        return _commit(save, draft, tree, producer, ref.parents)
+        return commit_tree(save, draft, tree, producer, ref.parents)
 
 
-def _commit(
+def commit_tree(
     save: AnnouncedSave,
     draft: ArtifactRef,
     tree: Tree,
@@ -197,7 +204,7 @@ def _commit(
     return ref
 
 
-def _draft(
+def draft_ref(
     key: str, kind: str, name: str, storage_format: StorageFormat, metadata: Mapping[str, Any]
 ) -> ArtifactRef:
     """Return a reference without content, so that bad metadata fails before any upload."""

@@ -1,22 +1,33 @@
-"""Layout `packed`: large files cut into objects, small ones sharing them, named by digest."""
+"""Layout `packed`: large files cut into objects, small ones sharing them, named by digest.
+
+    piece ─→ its segments' digests ─┬─ none is there: the piece is an object
+                                    ├─ all are there: nothing is sent
+                                    └─ some are: the others go into a pack, an object they share
+
+"There" is what the artifact that the save builds on has, by length and digest: it is known
+without asking. A piece or a pack that the store has from elsewhere is found by its own digest.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from hfflows import keys
+from hfflows.artifacts._cutting import Cutter
 from hfflows.artifacts._documents import encode_document, read_document
+from hfflows.artifacts._objects import object_sizes
 from hfflows.artifacts._partials import Partials
 from hfflows.artifacts._pipeline import (
     FileDigest,
     Piece,
     Transfer,
     Window,
-    Workers,
-    cut,
+    fits_one_object,
     packs,
     read_ahead,
     transfer_threads,
@@ -25,10 +36,13 @@ from hfflows.artifacts._tree import Segment, TreeFile
 from hfflows.errors import IntegrityError, ObjectNotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from concurrent.futures import Future
 
     from typing_extensions import Buffer
 
+    from hfflows.artifacts._cutting import CutPiece
+    from hfflows.artifacts._pipeline import Workers
     from hfflows.artifacts._sources import FileSource
 
 PACK_BELOW_BYTES = 1024 * 1024
@@ -38,27 +52,26 @@ LOOK_BEFORE_BYTES = 256 * 1024
 """From this size on, asking whether an object is there costs less than sending it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """An object that is in the store."""
+@dataclass(slots=True)
+class _Carrier:
+    """An object that is being filled or is on its way; its key is known when it has arrived."""
 
-    key: str
-    digest: str
+    data: bytearray = field(default_factory=bytearray)
+    key: Future[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
     """A segment of an object that may still be on its way."""
 
-    sent: Future[_Sent]
+    carrier: _Carrier
     offset: int
     length: int
-    sha256: str | None = None
-    """`None` when the segment is the whole object."""
+    sha256: str
 
     def result(self) -> Segment:
-        sent = self.sent.result()
-        return Segment(sent.key, self.offset, self.length, self.sha256 or sent.digest)
+        assert self.carrier.key is not None  # noqa: S101 - files are finished after all is sent
+        return Segment(self.carrier.key.result(), self.offset, self.length, self.sha256)
 
 
 @dataclass(slots=True)
@@ -66,10 +79,12 @@ class _OpenFile:
     """A file whose pieces are passing by."""
 
     digest: FileDigest
-    segments: list[_Pending] = field(default_factory=list)
+    segments: list[_Pending | Segment] = field(default_factory=list)
 
     def finish(self) -> TreeFile:
-        return self.digest.finish(pending.result() for pending in self.segments)
+        return self.digest.finish(
+            found if isinstance(found, Segment) else found.result() for found in self.segments
+        )
 
 
 def write_packed(transfer: Transfer, sources: list[FileSource]) -> list[TreeFile]:
@@ -84,8 +99,17 @@ class _PackedWriter:
         self._condemned = transfer.condemned
         self._resend = transfer.resend
         self._partials = Partials(transfer.store)
-        self._recall = None if transfer.resend else self._partials.recall
-        self._known = {key for key in transfer.known if key not in transfer.condemned}
+        there = [part for part in transfer.base if part.key not in transfer.condemned]
+        if transfer.resend:
+            there = []
+        self._known = {part.key for part in there}
+        self._reused: set[str] = set()
+        # Others have readable names, which are somebody's own.
+        shared = (part for part in there if part.key.startswith(keys.OBJECTS))
+        self._placed: dict[tuple[int, str], _Pending | Segment] = {
+            (part.length, part.sha256): part for part in shared
+        }
+        """(length, sha256): where these bytes are, or will be when all is sent."""
 
     def write(self, sources: list[FileSource]) -> list[TreeFile]:
         stored = {source.path: self._stored_content(source) for source in sources}
@@ -93,18 +117,9 @@ class _PackedWriter:
         large = [source for source in fresh if source.size_bytes >= PACK_BELOW_BYTES]
         small = [source for source in fresh if source.size_bytes < PACK_BELOW_BYTES]
         self._partials.look_for(large)
-        fresh_bytes = sum(source.size_bytes for source in fresh)
-        with transfer_threads(fresh_bytes) as (readers, senders):
-            window: Window[_Sent] = Window(senders)
-            opened: list[_OpenFile] = []
-            pieces = read_ahead(readers, cut(large), self._report, recall=self._recall)
-            for piece, data in pieces:
-                if piece.offset == 0:
-                    opened.append(_OpenFile(FileDigest(piece.source)))
-                opened[-1].digest.update(data)
-                digest = opened[-1].digest.sha256 if piece.is_whole else None
-                sent = window.submit(partial(self._put_piece, piece, digest), data)
-                opened[-1].segments.append(_Pending(sent, 0, piece.length))
+        with transfer_threads(sum(source.size_bytes for source in fresh)) as (readers, senders):
+            window: Window[str] = Window(senders)
+            opened = self._write_large(large, readers, window)
             for pack in packs(small):
                 opened += self._write_pack(pack, readers, window)
             files = [file.finish() for file in opened]
@@ -112,32 +127,82 @@ class _PackedWriter:
         self._partials.forget()
         return [*files, *(file for file in stored.values() if file is not None)]
 
-    def _write_pack(
-        self, sources: list[FileSource], readers: Workers, window: Window[_Sent]
+    def _write_large(
+        self, sources: list[FileSource], readers: Workers, window: Window[str]
     ) -> list[_OpenFile]:
-        pack, opened = bytearray(), list[_OpenFile]()
-        offsets: list[int] = []
-        whole_files = (Piece(source, 0, source.size_bytes) for source in sources)
-        for piece, data in read_ahead(readers, whole_files, self._report):
-            opened.append(_OpenFile(FileDigest(piece.source)))
-            opened[-1].digest.update(data)
-            offsets.append(len(pack))
-            pack += memoryview(data)
-        if pack:
-            sent = window.submit(self._put_object, pack)
-            for file, offset in zip(opened, offsets, strict=True):
-                length = file.digest.source.size_bytes
-                if length:
-                    file.segments.append(_Pending(sent, offset, length, file.digest.sha256))
+        cutter = Cutter(sources, readers, self._report, None if self._resend else self._partials)
+        packer, opened = _Packer(self, window), list[_OpenFile]()
+        # Segments are hashed beside the file that they are in, which takes as long.
+        with ThreadPoolExecutor(1, thread_name_prefix="hfflows-hash") as hasher:
+            pieces = read_ahead(readers, cutter.pieces(), self._report, recall=cutter.recall)
+            for _piece, data in pieces:
+                cut = cutter.arrived()
+                hashing = hasher.submit(_parts, cut.lengths, memoryview(data).cast("B"))
+                if cut.offset == 0:
+                    opened.append(_OpenFile(FileDigest(cut.source.source)))
+                opened[-1].digest.update(data)
+                opened[-1].segments += self._place(cut, data, hashing.result(), packer)
+        packer.flush()
         return opened
 
-    def _put_piece(self, piece: Piece, digest: str | None, data: Buffer) -> _Sent:
-        sent = self._put_object(data, digest=digest)
-        if sent.key == keys.object_key(sent.digest):
-            self._partials.remember(piece, sent.digest)
-        return sent
+    def _place(
+        self, cut: CutPiece, data: Buffer, parts: Sequence[_Part], packer: _Packer
+    ) -> list[_Pending | Segment]:
+        """Return where the segments of a piece are or will be, and send what is not there."""
+        new = {part.identity for part in parts if part.identity not in self._placed}
+        if len(new) < len(parts):
+            return [self.placed(part) or packer.add(part) for part in parts]
+        digest = parts[0].sha256 if len(parts) == 1 else None
+        sent = packer.window.submit(partial(self._put_piece, cut.piece, digest), data)
+        carrier = _Carrier(key=sent)
+        return [self.place(part, carrier, part.offset) for part in parts]
 
-    def _put_object(self, data: Buffer, *, digest: str | None = None) -> _Sent:
+    def _write_pack(
+        self, sources: list[FileSource], readers: Workers, window: Window[str]
+    ) -> list[_OpenFile]:
+        packer, opened = _Packer(self, window), list[_OpenFile]()
+        whole_files = (Piece(source, 0, source.size_bytes) for source in sources)
+        for piece, data in read_ahead(readers, whole_files, self._report):
+            file = _OpenFile(FileDigest(piece.source))
+            file.digest.update(data)
+            if piece.length:
+                part = _Part(0, memoryview(data).cast("B"), file.digest.sha256)
+                file.segments.append(self.placed(part) or packer.add(part))
+            opened.append(file)
+        packer.flush()
+        return opened
+
+    # What is where -------------------------------------------------------------------
+
+    def placed(self, part: _Part) -> _Pending | Segment | None:
+        """Return where a segment's bytes are or will be, if they need not be sent."""
+        found = self._placed.get(part.identity)
+        if isinstance(found, Segment):
+            self._reuse(found.key)
+        return found
+
+    def place(self, part: _Part, carrier: _Carrier, offset: int) -> _Pending:
+        """Note that a segment's bytes are on their way, and where."""
+        pending = _Pending(carrier, offset, part.length, part.sha256)
+        self._placed[part.identity] = pending
+        return pending
+
+    def _reuse(self, key: str) -> None:
+        if key not in self._reused:
+            self._reused.add(key)
+            self._report.count(objects_reused=1)
+
+    # Objects -------------------------------------------------------------------------
+
+    def _put_piece(self, piece: Piece, digest: str | None, data: Buffer) -> str:
+        digest = digest or hashlib.sha256(data).hexdigest()
+        key = self.put_object(data, digest=digest)
+        if key == keys.object_key(digest):
+            self._partials.remember(piece, digest)
+        return key
+
+    def put_object(self, data: Buffer, *, digest: str | None = None) -> str:
+        """Return the key of an object with these bytes, once it is in the store."""
         digest = digest or hashlib.sha256(data).hexdigest()
         key, length = self._condemned.usable(keys.object_key(digest)), memoryview(data).nbytes
         if self._is_stored(key, length):
@@ -146,7 +211,7 @@ class _PackedWriter:
             self._store.put(key, data)
             self._report.count(objects_sent=1, bytes_sent=length)
         self._known.add(key)
-        return _Sent(key, digest)
+        return key
 
     def _is_stored(self, key: str, length: int) -> bool:
         if key in self._known:
@@ -169,22 +234,24 @@ class _PackedWriter:
             segments = tuple(Segment(*segment) for segment in body["segments"])
         except (ObjectNotFoundError, IntegrityError, KeyError, TypeError):
             return None
-        if sum(segment.length for segment in segments) != source.size_bytes or not all(
-            self._is_present(segment) for segment in segments
-        ):
+        length = sum(segment.length for segment in segments)
+        if length != source.size_bytes or not self._are_there(segments):
             return None
-        self._report.count(objects_reused=len(segments))
+        for segment in segments:
+            self._reuse(segment.key)
         return TreeFile(
             source.path, source.size_bytes, announced.digest, source.is_executable, segments
         )
 
-    def _is_present(self, segment: Segment) -> bool:
-        if segment.key in self._known:
-            return True
-        if segment.key in self._condemned:
+    def _are_there(self, segments: Iterable[Segment]) -> bool:
+        needed: dict[str, int] = {}
+        for segment in segments:
+            if segment.key not in self._known:
+                needed[segment.key] = max(needed.get(segment.key, 0), segment.end)
+        if self._condemned.any_of(needed) is not None:
             return False
-        found = self._store.head(segment.key)
-        return found is not None and found.size_bytes >= segment.offset + segment.length
+        sizes = object_sizes(self._store, needed)
+        return all(sizes.get(key, -1) >= end for key, end in needed.items())
 
     def _remember_contents(self, files: list[TreeFile], sources: list[FileSource]) -> None:
         announced = {source.path for source in sources if source.announced is not None}
@@ -193,3 +260,53 @@ class _PackedWriter:
                 segments = [[s.key, s.offset, s.length, s.sha256] for s in file.segments]
                 body = {"format_version": 1, "segments": segments}
                 self._store.put(keys.content(file.sha256), encode_document(body))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The bytes of one segment, in memory."""
+
+    offset: int
+    data: memoryview
+    sha256: str
+
+    @property
+    def length(self) -> int:
+        return len(self.data)
+
+    @property
+    def identity(self) -> tuple[int, str]:
+        return self.length, self.sha256
+
+
+def _parts(lengths: Sequence[int], data: memoryview) -> list[_Part]:
+    """Cut a piece into its segments and hash each."""
+    ends = accumulate(lengths)
+    pieces = (
+        (end - length, data[end - length : end]) for length, end in zip(lengths, ends, strict=True)
+    )
+    return [_Part(offset, part, hashlib.sha256(part).hexdigest()) for offset, part in pieces]
+
+
+class _Packer:
+    """Fills objects with segments that are not there yet, of whatever files."""
+
+    def __init__(self, writer: _PackedWriter, window: Window[str]) -> None:
+        self._writer = writer
+        self.window = window
+        self._carrier = _Carrier()
+
+    def add(self, part: _Part) -> _Pending:
+        """Append a segment, and return where it will be."""
+        if not fits_one_object(len(self._carrier.data) + part.length):
+            self.flush()
+        offset = len(self._carrier.data)
+        self._carrier.data += part.data
+        return self._writer.place(part, self._carrier, offset)
+
+    def flush(self) -> None:
+        """Send what was gathered; does nothing when that is nothing."""
+        carrier, self._carrier = self._carrier, _Carrier()
+        if carrier.data:
+            carrier.key = self.window.submit(self._writer.put_object, carrier.data)
+            carrier.data = bytearray()  # the window has it; the carrier lives as long as the save

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hfflows import keys
+from hfflows.artifacts._pipeline import Piece
 from hfflows.errors import IntegrityError, ObjectNotFoundError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    from hfflows.artifacts._pipeline import Piece
     from hfflows.artifacts._sources import FileSource
     from hfflows.storage import Store
 
@@ -51,6 +51,12 @@ class Partials:
                     self._notes.add(info.key)
                     offset, length, piece_digest = keys.parse_partial(info.key)
                     self._known[digest, offset, length] = piece_digest
+
+    def first(self, source: FileSource) -> Piece | None:
+        """Return the first piece of a file, as an earlier attempt cut it."""
+        digest = _resumable(source)
+        lengths = [length for found, at, length in self._known if found == digest and at == 0]
+        return Piece(source, 0, max(lengths)) if lengths else None
 
     def recall(self, piece: Piece) -> Buffer | None:
         """Return a piece's bytes from the store, if they are there and right."""

@@ -70,8 +70,8 @@ class Transfer:
     report: TransferReport
     condemned: Condemned
     """What must be treated as absent; see `hfflows.artifacts._saves`."""
-    known: frozenset[str] = frozenset()
-    """Keys that are in the store for certain: not asked for, not sent."""
+    base: tuple[Segment, ...] = ()
+    """What is in the store for certain: not asked for, not sent."""
     resend: bool = False
     """Send every byte, also what the store seems to have: mends damaged objects."""
 

@@ -147,11 +147,12 @@ def open_safetensors(
 ) -> SafetensorsFile | ShardedSafetensors:
     """Return the tensors of a saved safetensors file, to be read by name.
 
-    What is moved: the artifact's tree, then whole verified segments of at most 16 MiB, since
-    a segment is what has a digest. The header takes the first one (which holds the first
-    tensors too); a tensor takes those that it lies in, 8 at a time. The last two segments
-    are kept, so small neighbours read one after the other cost one segment together; a small
-    tensor on its own costs a whole one. Memory: the tensor, and 10 segments at most.
+    What is moved: the artifact's tree, then whole verified segments, since a segment is what
+    has a digest. In layout `packed` that is the header by itself, a tensor, 5 MiB of a large
+    one, or a group of small neighbours (docs/format.md); in `files` and `tar` it is 16 MiB of
+    the file. A tensor takes the segments that it lies in, 8 at a time. The last two segments
+    are kept, so small neighbours read one after the other cost one segment together. Memory:
+    the tensor, and 10 segments at most.
 
     Args:
         ref: The artifact.

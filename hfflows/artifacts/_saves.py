@@ -77,21 +77,36 @@ class AnnouncedSave:
         except StorageError as error:
             logger.debug("The announcement of %s stays until a collection: %s", self.key, error)
 
+    def give_up(self) -> None:
+        """Say that the save has failed.
+
+        A create whose reply was lost may still arrive: that save stays announced, and a
+        collection settles it by taking the key.
+        """
+        if not self._may_have_committed:
+            self.withdraw()
+
+
+def announce(store: Store, key: str) -> AnnouncedSave:
+    """Announce the save that will commit the reference `key`; it ends by `withdraw` or `give_up`.
+
+    Other processes may write for it, from then on: each reads the plans itself, before it
+    relies on any object.
+    """
+    announcement = keys.new_save(key)
+    body = {"format_version": 1, "announced_at": datetime.now(UTC).isoformat()}
+    store.put(announcement, encode_document(body))
+    return AnnouncedSave(key, announcement, read_condemned(store), store)
+
 
 @contextmanager
 def announced_save(store: Store, key: str) -> Iterator[AnnouncedSave]:
     """Announce the save that will commit the reference `key`, for as long as the body runs."""
-    announcement = keys.new_save(key)
-    body = {"format_version": 1, "announced_at": datetime.now(UTC).isoformat()}
-    store.put(announcement, encode_document(body))
-    save = AnnouncedSave(key, announcement, read_condemned(store), store)
+    save = announce(store, key)
     try:
         yield save
     except BaseException:
-        # A create whose reply was lost may still arrive: that save stays announced, and
-        # a collection settles it by taking the key.
-        if not save._may_have_committed:  # noqa: SLF001 - the class's own other half
-            save.withdraw()
+        save.give_up()
         raise
     save.withdraw()
 

@@ -83,7 +83,7 @@ def test_the_second_load_reads_no_file_from_the_store(memory_store, source, tmp_
     read = store.bytes_read
 
     second = load_artifact(ref, tmp_path / "second", cache=cache, store=store)
-    assert store.bytes_read == read >= ref.size_bytes
+    assert store.bytes_read == read > 0
     for loaded in (first, second):
         assert_same(source, loaded)
         assert os.access(loaded / "run.sh", os.X_OK)

@@ -53,21 +53,25 @@ def test_nothing_is_read_further_ahead_than_there_are_readers():
 
 
 def test_no_more_is_sent_at_once_than_there_are_senders():
-    may_end, under_way = threading.Event(), []
+    may_end, begun = threading.Event(), []
 
     def send(data):
-        under_way.append(data)
+        begun.append(data)
         assert may_end.wait(30)
 
     with transfer_threads(0) as (_readers, senders):
         window = Window(senders)
-        for data in (b"1", b"2"):
-            window.submit(send, data)
-        third = threading.Thread(target=window.submit, args=(send, b"3"))
-        third.start()
-        third.join(0.2)
-        assert third.is_alive()  # it waits for the first
+        sent = []
+        feeding = threading.Thread(
+            target=lambda: sent.extend(window.submit(send, data) for data in (b"1", b"2", b"3"))
+        )
+        feeding.start()
+        feeding.join(0.3)
+        assert feeding.is_alive()  # the third waits for the first
+        assert b"3" not in begun
         may_end.set()
-        third.join(30)
+        feeding.join(30)
+        for future in sent:
+            future.result(30)
 
-    assert sorted(under_way) == [b"1", b"2", b"3"]
+    assert sorted(begun) == [b"1", b"2", b"3"]
