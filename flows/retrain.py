@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.runtime import flow_run
 from pydantic import BaseModel, Field
 
 import hfflows
@@ -21,6 +20,7 @@ from hfflows.hub import CardContent, Metric
 from hfflows.refs import ArtifactRef, parse_ref
 from hfflows.tasks import (
     export_and_inject,
+    limit_restarts,
     producer,
     push_to_hub,
     retry_if_transient,
@@ -193,10 +193,7 @@ def retrain(config: RetrainConfig) -> dict[str, Any]:
         Named references: `snapshot`, `dataset`, `model`, and after the gate `export`; the
         documents `evaluation`, `verification`, `published`, `alias`.
     """
-    starts = flow_run.run_count or 1
-    if starts > config.max_starts:
-        msg = f"This run was started {starts} times; its process dies each time. See its log."
-        raise hfflows.SettingsError(msg)
+    limit_restarts(config.max_starts - 1)  # retries of failures have a budget of their own
     snapshot = snapshot_download(config.repo_id, revision=config.revision, cache_scope="flow")
     dataset = find_dataset(config.dataset)
     model = train(snapshot, dataset, config)

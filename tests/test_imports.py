@@ -3,7 +3,18 @@ import sys
 
 import pytest
 
-HEAVY = ["prefect", "torch", "transformers", "onnx", "onnxruntime", "s3fs", "boto3", "sklearn"]
+HEAVY = [
+    "prefect",
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxruntime",
+    "s3fs",
+    "boto3",
+    "sklearn",
+    "accelerate",
+    "lightning",
+]
 
 
 def loaded_after(statement, *, without=()):

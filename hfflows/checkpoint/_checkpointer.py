@@ -1,64 +1,44 @@
-"""Save, find and load the checkpoints of one task, across everything that can kill it.
-
-Whether there is something to resume is decided by a committed checkpoint in scope, never
-by a counter: `fresh` looks at this run of this task, `eager` at its whole lineage.
-"""
+"""Save, find and load the checkpoints of one task, across everything that can kill it."""
 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
+import threading
 import weakref
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args, overload
 
-from hfflows import keys
-from hfflows.artifacts import (
-    TransferReport,
-    commit_artifact,
-    create_document,
-    load_artifact,
-    prune_lineage,
-    read_refs,
-    resolve_ref,
-    scan,
-)
-from hfflows.errors import (
-    ArtifactNotFoundError,
-    CheckpointNotFoundError,
-    IntegrityError,
-    ObjectExistsError,
-    SettingsError,
-    StorageError,
-)
-from hfflows.refs import Producer
+from hfflows.checkpoint._distributed import inherited_store
+from hfflows.checkpoint._goodput import Goodput, Meter
+from hfflows.checkpoint._lineage import Lineage
+from hfflows.checkpoint._preemption import EXIT_STATUS, PREEMPTION
+from hfflows.checkpoint._resume import LoadPolicy, Resumed, Resumption
+from hfflows.checkpoint._saver import OnError, SavePolicy, Saver, WhenFull, check_option
+from hfflows.checkpoint._writer import SaveOptions, Writer
+from hfflows.errors import SettingsError
+from hfflows.identity import RunIdentity
 from hfflows.storage import open_store
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from hfflows.artifacts import RefLike, RetentionPolicy
-    from hfflows.identity import RunIdentity
+    from hfflows.artifacts import RefLike, RetentionPolicy, TransferReport
+    from hfflows.checkpoint._background import PendingSave
+    from hfflows.checkpoint._resume import PassedOver
     from hfflows.refs import ArtifactRef, StorageFormat
     from hfflows.storage import Store
 
-LoadPolicy = Literal["fresh", "eager", "none"]
 
-logger = logging.getLogger("hfflows.checkpoint")
-
-
-class Checkpointer:
+class Checkpointer(Lineage):
     """The checkpoints of one task.
 
     The first touch of `directory`, `is_loaded` or `info` (or entering the context) looks for
     a checkpoint as the policy says and loads it. Leaving the context waits for saves under
-    way and deletes the temporary directory.
+    way, for as long as the process may still live, and deletes the temporary directory.
 
     Args:
         identity: Who writes; inside a Prefect run, `hfflows.tasks.run_identity()`.
@@ -67,11 +47,18 @@ class Checkpointer:
             any run. `none` loads nothing.
         retention: Which of this lineage's checkpoints to keep, applied after each commit to
             those of the same name; `None` keeps all. The newest always stays.
-        temp_dir_root: Where `directory` is made; `None` means the system's choice.
+        temp_dir_root: Where `directory` is made; `None` means the system's choice. On the file
+            system of what you save, saves with `block=False` can move it or share its blocks.
+        max_in_flight: How many saves with `block=False` may be put aside and not committed.
+        when_full: With so many under way the next one `wait`s, or it is `skip`ped.
+        on_error: A failed background save is `raise`d by the next save, by `wait` or at the
+            end; or it is logged (`warn`), and the next save is a new try.
+        grace_seconds: From SIGTERM to SIGKILL; `None` means `HFFLOWS_GRACE_SECONDS`, else 30.
+        log: Where it reports; `None` means the logger `hfflows.checkpoint`.
         store: Where checkpoints lie; `None` means `open_store()`.
 
     Raises:
-        SettingsError: Unknown `load_policy`.
+        SettingsError: An unknown policy, or a number that makes no sense.
     """
 
     def __init__(
@@ -81,27 +68,35 @@ class Checkpointer:
         load_policy: LoadPolicy = "fresh",
         retention: RetentionPolicy | None = None,
         temp_dir_root: str | os.PathLike[str] | None = None,
+        max_in_flight: int = 1,
+        when_full: WhenFull = "wait",
+        on_error: OnError = "raise",
+        grace_seconds: float | None = None,
+        log: logging.Logger | logging.LoggerAdapter[logging.Logger] | None = None,
         store: Store | None = None,
     ) -> None:
-        if load_policy not in get_args(LoadPolicy):
-            msg = f"load_policy={load_policy!r} is none of {', '.join(get_args(LoadPolicy))}."
-            raise SettingsError(msg)
-        self.identity = identity
+        check_option("load_policy", load_policy, get_args(LoadPolicy))
+        policy = SavePolicy(max_in_flight, when_full, on_error, grace_seconds)
+        super().__init__(identity, store or open_store())
         self.load_policy = load_policy
-        self.report = TransferReport()
-        """What this checkpointer's saves moved, in sum."""
-        self._store = store or open_store()
-        self._retention = retention
+        self._log = log or logging.getLogger("hfflows.checkpoint")
         self._temp_dir_root = temp_dir_root
+        self._meter = Meter()
+        self._resumption = Resumption(identity, load_policy, self.store, self._log)
+        self._writer = Writer(identity, self.store, retention, self._log)
+        self._saver = Saver(self._writer, policy, self._meter, self._log)
         self._root: Path | None = None
-        self._loaded: ArtifactRef | None = None
-        self._base: ArtifactRef | None = None
-        self._newest_id: str | None = None
-        self._uploader: ThreadPoolExecutor | None = None
-        self._pending: Future[ArtifactRef] | None = None
+        self._resumed: Resumed | None = None
+        self._remove_room: Callable[[], object] = bool
+        self._end_watch: Callable[[], object] | None = None
 
     def __enter__(self) -> Self:
-        self._start()
+        self._watch()
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
@@ -111,97 +106,80 @@ class Checkpointer:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self.wait()
-        except Exception as upload:
-            if error is None:
-                raise
-            logger.warning("A background save failed while the task was failing: %s", upload)
+            with self._meter.timed("blocked"):
+                self._saver.finish(error)
+            is_put_off = PREEMPTION.is_deferred
         finally:
             self.close()
+        in_main = threading.current_thread() is threading.main_thread()
+        if error is None and is_put_off and in_main:
+            raise SystemExit(EXIT_STATUS)  # what SIGTERM would have done, had the body not looked
 
     def close(self) -> None:
         """Delete the temporary directory; saves under way are not waited for."""
-        if self._uploader is not None:
-            self._uploader.shutdown(wait=False, cancel_futures=True)
-            self._uploader = None
+        self._saver.close()
         if self._root is not None:
-            shutil.rmtree(self._root, ignore_errors=True)
-            self._root = None
+            self._remove_room()
+            self._root = self._resumed = None
+        if self._end_watch is not None:
+            self._end_watch()
+            self._end_watch = None
+
+    def delete(self, ref: RefLike, *, force: bool = False) -> None:  # docstring inherited
+        super().delete(ref, force=force)
+        self._writer.forget(ref if isinstance(ref, str) else ref["key"])
 
     # What was loaded -------------------------------------------------------------------
 
     @property
     def directory(self) -> Path:
         """The working directory: the loaded checkpoint's files, or empty; yours to write."""
-        return self._start() / "checkpoint"
+        self._start()
+        return self._room() / "checkpoint"
 
     @property
     def is_loaded(self) -> bool:
         """Whether `directory` began as a checkpoint."""
-        self._start()
-        return self._loaded is not None
+        return self._start().loaded is not None
 
     @property
     def info(self) -> ArtifactRef | None:
         """The reference of the loaded checkpoint, with its metadata."""
-        self._start()
-        return self._loaded
+        return self._start().loaded
 
-    def _start(self) -> Path:
-        if self._root is not None:
-            return self._root
-        if self._temp_dir_root is not None:
-            Path(self._temp_dir_root).mkdir(parents=True, exist_ok=True)
-        root = Path(tempfile.mkdtemp(prefix="hfflows-", dir=self._temp_dir_root))
-        try:
-            self._loaded = self._load_newest(root / "checkpoint")
-            (root / "checkpoint").mkdir(exist_ok=True)
-        except BaseException:
-            shutil.rmtree(root, ignore_errors=True)
-            raise
-        self._root, self._base = root, self._loaded
-        weakref.finalize(self, shutil.rmtree, root, ignore_errors=True)
-        return root
-
-    def _load_newest(self, directory: Path) -> ArtifactRef | None:
-        if self.load_policy == "none":
-            return None
-        for ref in self._candidates():
-            try:
-                load_artifact(ref, directory, store=self._store)
-            except (IntegrityError, ArtifactNotFoundError) as error:
-                self._mark_broken(ref, error)
-            else:
-                logger.info("Resuming from checkpoint %r, %s", ref.name, ref.key)
-                return ref
-        return None
-
-    def _candidates(self) -> Iterator[ArtifactRef]:
-        """Yield what the policy may load, newest first; reads no more than is asked for."""
-        scope: Literal["run", "lineage"] = "lineage" if self.load_policy == "eager" else "run"
-        for info in self._store.list(keys.latest_prefix(self.identity, scope)):
-            try:
-                yield resolve_ref(keys.checkpoint_of_latest(info.key), store=self._store)
-            except ArtifactNotFoundError:
-                continue  # its save was killed before the commit
-            except IntegrityError as error:
-                logger.warning("A checkpoint is unreadable and was passed over: %s", error)
-
-    def _mark_broken(self, ref: ArtifactRef, error: Exception) -> None:
-        """Keep later loads off a broken checkpoint; it stays listed, for repair."""
-        logger.warning(
-            "Checkpoint %s is broken and is passed over, an older one is tried: %s", ref.key, error
-        )
-        body = {"reason": str(error), "found_at": datetime.now(UTC).isoformat()}
-        try:
-            create_document(self._store, keys.broken(ref.key), body)
-        except ObjectExistsError:
-            logger.debug("%s was marked before", ref.key)
-        self._store.delete(keys.parse_checkpoint(ref.key).latest())
+    @property
+    def passed_over(self) -> tuple[PassedOver, ...]:
+        """Broken checkpoints that are newer than the loaded one, newest first."""
+        return self._start().passed_over
 
     def latest(self) -> ArtifactRef | None:
         """Return the newest checkpoint in the policy's scope: two requests, at any number."""
-        return next(self._candidates(), None)
+        return next(self._resumption.candidates(), None)
+
+    def _room(self) -> Path:
+        """Return the temporary directory of this checkpointer."""
+        if self._root is None:
+            if self._temp_dir_root is not None:
+                Path(self._temp_dir_root).mkdir(parents=True, exist_ok=True)
+            self._root = Path(tempfile.mkdtemp(prefix="hfflows-", dir=self._temp_dir_root))
+            # Saves under way hold the saver, and need the directory.
+            self._remove_room = weakref.finalize(self._saver, _remove_room, self._root, os.getpid())
+        return self._root
+
+    def _start(self) -> Resumed:
+        if self._resumed is not None:
+            return self._resumed
+        directory = self._room() / "checkpoint"
+        with self._meter.timed("load"):
+            resumed = self._resumption.into(directory)
+        directory.mkdir(exist_ok=True)
+        self._meter.began_from(
+            resumed.step, reached_before=resumed.reached_step, restarts=resumed.restarts
+        )
+        if resumed.loaded is not None:
+            self._writer.build_on(resumed.loaded)
+        self._resumed = resumed
+        return resumed
 
     # Saving ----------------------------------------------------------------------------
 
@@ -212,6 +190,7 @@ class Checkpointer:
         *,
         name: str = ...,
         metadata: Mapping[str, Any] | None = ...,
+        step: int | None = ...,
         latest: bool = ...,
         storage_format: StorageFormat = ...,
         block: Literal[True] = ...,
@@ -224,10 +203,12 @@ class Checkpointer:
         *,
         name: str = ...,
         metadata: Mapping[str, Any] | None = ...,
+        step: int | None = ...,
         latest: bool = ...,
         storage_format: StorageFormat = ...,
         block: Literal[False],
-    ) -> Future[ArtifactRef]: ...
+        move: bool = ...,
+    ) -> PendingSave: ...
 
     def save(
         self,
@@ -235,156 +216,150 @@ class Checkpointer:
         *,
         name: str = "checkpoint",
         metadata: Mapping[str, Any] | None = None,
+        step: int | None = None,
         latest: bool = True,
         storage_format: StorageFormat = "packed",
         block: bool = True,
-    ) -> ArtifactRef | Future[ArtifactRef]:
-        """Save a checkpoint; when this returns, it survives the machine.
+        move: bool = False,
+    ) -> ArtifactRef | PendingSave:
+        """Save a checkpoint; when this returns, it survives the machine, unless told not to wait.
 
         Args:
             path: File or directory to save; `None` means `directory`.
             name: Name to list it by.
             metadata: JSON values kept with it: epoch, loss.
+            step: How far training has got; kept as `metadata["step"]`.
             latest: Whether load policies may pick it.
             storage_format: `packed` sends only what the store has not.
-            block: `False` copies the files aside and uploads in the background, one save at
-                a time; its error is raised by the next `save`, by `wait` or at the end.
+            block: `False` puts the files aside and saves them in the background, after those
+                under way. From then on you may write to them again.
+            move: With `block=False`, `path` is given away: it is renamed, where that is
+                possible, and gone when this returns; `directory` is then empty again.
 
         Returns:
-            The reference, or a future of it when `block` is false.
+            The reference; or with `block=False` a `PendingSave`, which says so when the save
+            was skipped, and is a future of the reference.
 
         Raises:
+            SettingsError: `step` and `metadata` contradict each other; `move` with `block`.
             As `hfflows.save_artifact`; also the error of an earlier background save.
         """
+        options = SaveOptions.of(name, metadata, step, latest=latest, storage_format=storage_format)
         source = self.directory if path is None else Path(path)
-        self.wait()
-
-        def commit(location: Path) -> ArtifactRef:
-            return self._commit(
-                location,
-                name=name,
-                metadata=metadata,
-                latest=latest,
-                storage_format=storage_format,
-            )
-
-        if block:
-            return commit(source)
-        staged = self._stage(source)
-        if self._uploader is None:
-            self._uploader = ThreadPoolExecutor(1, thread_name_prefix="hfflows-checkpoint")
-        self._pending = self._uploader.submit(_commit_staged, commit, staged)
-        return self._pending
+        with self._meter.timed("blocked"):
+            if not block:
+                self._watch()
+                pending = self._saver.later(source, options, room=self._room, move=move)
+                if path is None:
+                    source.mkdir(exist_ok=True)
+                return pending
+            if move:
+                msg = "move=True is for block=False: a save that waits has no need of a copy."
+                raise SettingsError(msg)
+            return self._saver.now(source, options)
 
     def wait(self) -> None:
         """Return when no save is under way.
 
         Raises:
-            As `save`, when the background save failed.
+            As `save`, when a background save failed.
         """
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        with self._meter.timed("blocked"):
+            self._saver.wait()
 
-    def _stage(self, source: Path) -> Path:
-        """Return a private copy that training may not touch."""
-        scan(source)  # refuses what cannot be saved, before the copy
-        staged = Path(tempfile.mkdtemp(prefix="staged-", dir=self._start())) / source.name
-        if source.is_dir():
-            shutil.copytree(source, staged, symlinks=True)
-        else:
-            shutil.copy2(source, staged)
-        return staged
+    # The end of the process ------------------------------------------------------------
 
-    def _commit(
-        self,
-        location: Path,
-        *,
-        name: str,
-        metadata: Mapping[str, Any] | None,
-        latest: bool,
-        storage_format: StorageFormat,
-    ) -> ArtifactRef:
-        key = keys.checkpoint(self.identity, name, id=keys.new_id(after=self._newest()))
-        ref = commit_artifact(
-            scan(location),
-            key=key.build(),
-            kind=keys.CHECKPOINT_KIND,
-            name=name,
-            metadata=metadata,
-            storage_format=storage_format,
-            producer=Producer.of(self.identity),
-            base=self._base,
-            report=self.report,
-            index_keys=key.latest() if latest else (),
-            store=self._store,
-        )
-        self._newest_id, self._base = key.id, ref
-        self._retain(ref)
-        return ref
+    @property
+    def is_preempted(self) -> bool:
+        """Whether SIGTERM has come: the process will be killed when the grace period ends.
 
-    def _retain(self, committed: ArtifactRef) -> None:
-        """Delete what the policy gives up; failing to never fails the save."""
-        if self._retention is None:
-            return
-        try:
-            prune_lineage(committed, self._retention, store=self._store)
-        except (StorageError, IntegrityError) as error:
-            logger.warning("Older checkpoints stay for now, pruning them failed: %s", error)
-
-    def _newest(self) -> str | None:
-        """Return the newest id of this lineage: the next one must sort before it."""
-        if self._newest_id is None:
-            prefix = keys.lineage_prefix(self.identity)
-            first = next(iter(self._store.list(prefix)), None)
-            self._newest_id = keys.id_of(first.key) if first is not None else None
-        return self._newest_id
-
-    # Others' checkpoints ---------------------------------------------------------------
-
-    def load(self, ref: RefLike, path: str | os.PathLike[str] | None = None) -> Path:
-        """Copy any checkpoint into a directory; see `hfflows.load_artifact`.
-
-        Raises:
-            CheckpointNotFoundError: It was never saved here, or it was deleted.
+        A body that looks at this is not interrupted where nobody else handles SIGTERM: it has
+        until `grace_seconds_left` to save, and to leave. See `watch_preemption` for tasks that
+        Prefect runs in threads.
         """
-        try:
-            return load_artifact(ref, path, store=self._store)
-        except ArtifactNotFoundError as error:
-            raise CheckpointNotFoundError(str(error), **error.facts) from error
+        self._watch()
+        return PREEMPTION.poll()
 
-    def list(
+    @property
+    def grace_seconds_left(self) -> float | None:
+        """How long saves may still take; `None` while nobody told this process to end."""
+        return self._saver.seconds_left()
+
+    def fits(self, size_bytes: int) -> bool:
+        """Return whether a save of so much will be done before this process ends.
+
+        As fast as the slowest of the last three, after what is under way. Always true while
+        nobody told this process to end, and as long as there is time without a save to go by.
+        """
+        left = self._saver.seconds_left()
+        return left is None or self._saver.seconds_needed(size_bytes) < left
+
+    def save_if_it_fits(
         self,
-        name: str | None = None,
+        path: str | os.PathLike[str] | None = None,
         *,
-        task: str | None = None,
-        attempt: str | None = None,
-        full_namespace: bool = False,
-    ) -> list[ArtifactRef]:
-        """Return checkpoints, newest first.
+        name: str = "checkpoint",
+        metadata: Mapping[str, Any] | None = None,
+        step: int | None = None,
+        latest: bool = True,
+        storage_format: StorageFormat = "packed",
+    ) -> ArtifactRef | None:
+        """Save and wait, unless it cannot be done before this process ends; see `save`.
+
+        Returns:
+            The reference; `None` when it was not even tried, or did not get done. The log says
+            so, and the last committed checkpoint stands.
+        """
+        options = SaveOptions.of(name, metadata, step, latest=latest, storage_format=storage_format)
+        source = self.directory if path is None else Path(path)
+        with self._meter.timed("blocked"):
+            return self._saver.in_time(source, options)
+
+    def _watch(self) -> None:
+        if self._end_watch is None:
+            PREEMPTION.join(self._saver.budget_seconds)
+            self._end_watch = weakref.finalize(
+                self._saver, PREEMPTION.leave, self._saver.budget_seconds
+            )
+
+    # What came of it -------------------------------------------------------------------
+
+    @property
+    def report(self) -> TransferReport:
+        """What this checkpointer's saves moved, in sum."""
+        return self._writer.report
+
+    def goodput(self) -> Goodput:
+        """Return what was done so far, and what keeping it safe took."""
+        return self._meter.goodput(self.report)
+
+    # Other processes -------------------------------------------------------------------
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a subprocess needs to save for this task: merge it into its environment.
+
+        One variable, with the identity and the URL of the store. Credentials are not in it:
+        the subprocess has them from its own environment, or opens the store itself.
+        """
+        return self.identity.to_environment(store_url=self.store.url)
+
+    @classmethod
+    def from_environment(cls, *, store: Store | None = None, **options: Any) -> Self:
+        """Return the checkpointer of the task that started this process with `environment`.
 
         Args:
-            name: Only those saved under this name.
-            task: Of this task instead of the running one, in the same flow.
-            attempt: Only those of this attempt.
-            full_namespace: From every run of the lineage, not only this one.
+            store: Where checkpoints lie; `None` means the store of that task, opened with this
+                process's own credentials.
+            **options: As for `Checkpointer`.
+
+        Raises:
+            SettingsError: No identity was handed over, or the store is in another process's
+                memory.
         """
-        identity = self.identity if task is None else replace(self.identity, task=task)
-        token = None if full_namespace else keys.run_token(identity)
-        found = []
-        for info in self._store.list(keys.lineage_prefix(identity)):
-            key = keys.parse_checkpoint(info.key)
-            if (
-                token in (None, key.run_token)
-                and name in (None, key.name)
-                and attempt in (None, key.attempt)
-            ):
-                found.append(info.key)
-        return [*read_refs(found, store=self._store)]
+        return cls(RunIdentity.from_environment(), store=store or inherited_store(), **options)
 
 
-def _commit_staged(commit: Callable[[Path], ArtifactRef], staged: Path) -> ArtifactRef:
-    try:
-        return commit(staged)
-    finally:
-        shutil.rmtree(staged.parent, ignore_errors=True)
+def _remove_room(root: Path, pid: int) -> None:
+    if os.getpid() == pid:  # a forked child must leave its parent's files alone
+        shutil.rmtree(root, ignore_errors=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hfflows.artifacts import load_artifact, save_artifact
+from hfflows.artifacts import load_artifact, promote_artifact, save_artifact
 
 if TYPE_CHECKING:
     import os
@@ -49,6 +49,42 @@ def save_model(
         metadata=metadata,
         parents=parents,
         storage_format=storage_format,
+        producer=producer,
+        store=store,
+    )
+
+
+def promote_model(
+    ref: RefLike,
+    *,
+    label: str,
+    metadata: Mapping[str, Any] | None = None,
+    parents: Sequence[RefLike] = (),
+    producer: Producer | None = None,
+    store: Store | None = None,
+) -> ArtifactRef:
+    """Make a checkpoint, or any artifact, a model; no byte of it is moved.
+
+    The model's first parent is what it was, and it stays when that is deleted. Give it a
+    movable name with `hfflows.set_alias("production", model)`.
+
+    Args:
+        ref: The reference, its dict, or its key.
+        label: Name under which it is listed; may hold `/`.
+        metadata: JSON values added to what `ref` has, or put in their place.
+        parents: What it was made from besides `ref`: the snapshot it began with.
+        producer: Who promotes it.
+        store: Where; `None` means the store the reference names.
+
+    Raises:
+        As `hfflows.promote_artifact`.
+    """
+    return promote_artifact(
+        ref,
+        kind=MODEL_KIND,
+        name=label,
+        metadata=metadata,
+        parents=parents,
         producer=producer,
         store=store,
     )

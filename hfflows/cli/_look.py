@@ -1,8 +1,9 @@
-"""Commands that look: list, show, load, alias, metadata."""
+"""Commands that look: list, show, lineage, load, alias, metadata."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import hfflows
@@ -29,6 +30,34 @@ def _list(options: argparse.Namespace) -> None:
 def _show(options: argparse.Namespace) -> None:
     """The reference under a key, as JSON."""
     print(resolve(options.key, store_of(options)).model_dump_json(indent=2))
+
+
+@command(
+    "lineage",
+    argument("key", help=KEY_HELP),
+    argument("--json", action="store_true", help="as JSON, references included"),
+    argument("--kind", action="append", help="look only at these kinds for what was made from it"),
+)
+def _lineage(options: argparse.Namespace) -> None:
+    """What an artifact was made from, and what was made from it."""
+    store = store_of(options)
+    found = hfflows.lineage(resolve(options.key, store), kinds=options.kind, store=store)
+    if options.json:
+        print(json.dumps(asdict(found), indent=2, default=lambda ref: ref.model_dump(mode="json")))
+        return
+    for relative in reversed(found.ancestors):
+        print(_described(relative, -relative.distance))
+    print(f"{0:>4}  {found.ref.kind:<10}  {'':<10}  {found.ref.key}")
+    for relative in found.descendants:
+        print(_described(relative, relative.distance))
+    for key in found.unreadable:
+        print(f"   ?  {'':<10}  unreadable  {key}")
+
+
+def _described(relative: hfflows.Relative, generation: int) -> str:
+    state = "" if relative.state == "there" else relative.state
+    where = f"  in {relative.store_url}" if relative.state == "elsewhere" else ""
+    return f"{generation:>+4}  {relative.kind:<10}  {state:<10}  {relative.key}{where}"
 
 
 @command(

@@ -24,129 +24,30 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from string import Formatter
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, overload
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, get_args, overload
 
-from prefect import Task
 from prefect.context import TaskRunContext
 
-from hfflows.checkpoint import Checkpointer, LoadPolicy
+from hfflows.checkpoint import LoadPolicy, OnError, SavePolicy, WhenFull
 from hfflows.errors import SettingsError
-from hfflows.refs import ArtifactRef
+from hfflows.tasks._checkpoint_key import Key, check_key, render_key
+from hfflows.tasks._checkpoint_pages import show_goodput, show_passed_over
 from hfflows.tasks._current import in_run
+from hfflows.tasks._current_checkpoint import CurrentCheckpoint, with_task_name
 from hfflows.tasks._decorators import Call, Function, decorated
 from hfflows.tasks._identity import run_identity
 from hfflows.tasks._loaded import Scratch, StoreLike, opened_store
-from hfflows.tasks._support import run_logger
 
 if TYPE_CHECKING:
     import inspect
     import os
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
-    from hfflows.artifacts import RefLike, RetentionPolicy
+    from hfflows.artifacts import RetentionPolicy
     from hfflows.identity import RunIdentity
-
-Key = str | Callable[[Mapping[str, Any]], str]
-"""What tells calls apart: text, a template over parameters, or a function of them."""
-
-_Refs = list[ArtifactRef]
-_Documents = list[dict[str, Any]]
-
-
-class CurrentCheckpoint(Checkpointer):
-    """The `Checkpointer` of the running body: `current.checkpoint`.
-
-    It was entered before the body and is left after it: the policy's checkpoint is loaded,
-    saves under way are waited for, temporary directories are deleted.
-    """
-
-    def __init__(self, identity: RunIdentity, *, scratch: Scratch, **options: Any) -> None:
-        super().__init__(identity, **options)
-        self._scratch = scratch
-
-    def load(self, ref: RefLike, path: str | os.PathLike[str] | None = None) -> Path:
-        """Copy any checkpoint into a directory, verified, and return the directory.
-
-        Args:
-            ref: The reference, its dict, or its key.
-            path: Absent or empty directory, which stays; `None` makes a temporary one,
-                which is gone after the body.
-
-        Raises:
-            CheckpointNotFoundError: It was never saved here, or it was deleted.
-            As `hfflows.load_artifact`.
-        """
-        return super().load(ref, path if path is not None else self._scratch.new())
-
-    @overload
-    def list(
-        self,
-        name: str | None = ...,
-        *,
-        task: str | Task[..., Any] | None = ...,
-        attempt: str | None = ...,
-        full_namespace: bool = ...,
-        as_dict: Literal[False] = ...,
-    ) -> _Refs: ...
-
-    @overload
-    def list(
-        self,
-        name: str | None = ...,
-        *,
-        task: str | Task[..., Any] | None = ...,
-        attempt: str | None = ...,
-        full_namespace: bool = ...,
-        as_dict: Literal[True],
-    ) -> _Documents: ...
-
-    def list(
-        self,
-        name: str | None = None,
-        *,
-        task: str | Task[..., Any] | None = None,
-        attempt: str | None = None,
-        full_namespace: bool = False,
-        as_dict: bool = False,
-    ) -> _Refs | _Documents:
-        """Return checkpoints, newest first: of this very call, all its attempts.
-
-        Args:
-            name: Only those saved under this name.
-            task: Of this task of the same flow instead, by its name or itself, saved under
-                the same `key` in this flow run: of each of its calls the latest attempt,
-                unless `attempt` names one.
-            attempt: Only those of this attempt, as `ref.producer.attempt` says it.
-            full_namespace: From every run, and from every attempt.
-            as_dict: Plain dicts instead of references.
-        """
-        if task is None:
-            found = super().list(name, attempt=attempt, full_namespace=full_namespace)
-        else:
-            task_name = task.name if isinstance(task, Task) else task
-            found = super().list(name, task=task_name, attempt=attempt, full_namespace=True)
-            if not full_namespace:
-                found = self._of_this_flow_run(found, any_attempt=attempt is not None)
-        return [ref.model_dump(mode="json") for ref in found] if as_dict else found
-
-    def _of_this_flow_run(self, found: _Refs, *, any_attempt: bool) -> _Refs:
-        mine = [ref for ref in found if _root(ref.producer.run) == _root(self.identity.run)]
-        latest: dict[str, str] = {}
-        for ref in mine:
-            latest.setdefault(ref.producer.run, ref.producer.attempt)
-        return [
-            ref for ref in mine if any_attempt or latest[ref.producer.run] == ref.producer.attempt
-        ]
-
-
-def _root(run: str) -> str:
-    return run.partition("/")[0]
+    from hfflows.refs import ArtifactRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +58,11 @@ class _CheckpointSetup:
 
     load_policy: LoadPolicy
     key: Any
+    task_name: Any
     identity: RunIdentity | None
     retention: RetentionPolicy | None
     temp_dir_root: str | os.PathLike[str] | None
+    saves: SavePolicy
     store: StoreLike | None
 
     def check(self, function: str, signature: inspect.Signature) -> None:
@@ -169,38 +72,44 @@ class _CheckpointSetup:
                 f"{', '.join(get_args(LoadPolicy))}."
             )
             raise SettingsError(msg)
-        if isinstance(self.key, str):
-            _check_template(self.key, function, signature)
-        elif not (self.key is None or callable(self.key)):
-            msg = f"@checkpoint on {function}: key={self.key!r} is neither text nor a function."
+        check_key(self.key, function, signature)
+        if self.task_name is not None and not (isinstance(self.task_name, str) and self.task_name):
+            msg = f"@checkpoint on {function}: task_name={self.task_name!r} is no name."
             raise SettingsError(msg)
 
     @contextmanager
     def opened(self, call: Call) -> Iterator[CurrentCheckpoint]:
         identity = self._identity(call)
-        with (
-            Scratch(self.temp_dir_root) as scratch,
-            CurrentCheckpoint(
+        with Scratch(self.temp_dir_root) as scratch:
+            checkpointer = CurrentCheckpoint(
                 identity,
                 scratch=scratch,
                 load_policy=self.load_policy,
                 retention=self.retention,
                 temp_dir_root=self.temp_dir_root,
+                **asdict(self.saves),
                 store=opened_store(self.store),
-            ) as checkpointer,
-        ):
-            if checkpointer.info is not None:
-                self._check_lineage(identity, checkpointer.info, call)
-                run_logger().info(
-                    "Resuming from checkpoint %r of attempt %s: %s",
-                    checkpointer.info.name,
-                    checkpointer.info.producer.attempt,
-                    checkpointer.info.key,
-                )
-            yield checkpointer
+            )
+            ended_by: BaseException | None = None
+            try:
+                with checkpointer:
+                    show_passed_over(identity, checkpointer.passed_over, checkpointer.info)
+                    if checkpointer.info is not None:
+                        self._check_lineage(identity, checkpointer.info, call)
+                    yield checkpointer
+            except BaseException as error:
+                ended_by = error
+                raise
+            finally:
+                is_killed = ended_by is not None and not isinstance(ended_by, Exception)
+                show_goodput(identity, checkpointer.goodput(), in_log_only=is_killed)
 
     def _identity(self, call: Call) -> RunIdentity:
-        key = _render(self.key, call)
+        key = render_key(self.key, call)
+        identity = self._who(key, call)
+        return identity if self.task_name is None else replace(identity, task=self.task_name)
+
+    def _who(self, key: str | None, call: Call) -> RunIdentity:
         if self.identity is not None:
             return self.identity if key is None else replace(self.identity, item=key)
         if not in_run():
@@ -231,46 +140,6 @@ def _scope(run: str) -> str:
     return run.rpartition("/")[0]
 
 
-def _check_template(template: str, function: str, signature: inspect.Signature) -> None:
-    try:
-        fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
-    except ValueError as error:
-        msg = f"@checkpoint on {function}: key={template!r} is no template: {error}."
-        raise SettingsError(msg) from error
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    for field in fields:
-        parameter = re.split(r"[.\[]", field, maxsplit=1)[0]
-        if parameter not in signature.parameters and not takes_any:
-            msg = (
-                f"@checkpoint on {function}: key={template!r} names {parameter!r}, which is none "
-                f"of its parameters ({', '.join(signature.parameters) or 'it has none'})."
-            )
-            raise SettingsError(msg)
-
-
-def _render(key: Any, call: Call) -> str | None:
-    """Return the key of this call.
-
-    Raises:
-        SettingsError: The template does not fit the values, or the key comes out empty.
-    """
-    if key is None:
-        return None
-    text: Any
-    if isinstance(key, str):
-        try:
-            text = key.format_map(call.parameters)
-        except (LookupError, AttributeError, TypeError, ValueError) as error:
-            msg = f"The checkpoint key {key!r} of {call.function} cannot be filled in: {error!r}."
-            raise SettingsError(msg) from error
-    else:
-        text = key(call.parameters)
-    if not isinstance(text, str) or not text:
-        msg = f"The checkpoint key of {call.function} came out as {text!r}; it must be text."
-        raise SettingsError(msg)
-    return text
-
-
 @overload
 def checkpoint(function: Function, /) -> Function: ...
 
@@ -280,9 +149,14 @@ def checkpoint(
     *,
     load_policy: LoadPolicy = ...,
     key: Key | None = ...,
+    task_name: str | None = ...,
     identity: RunIdentity | None = ...,
     retention: RetentionPolicy | None = ...,
     temp_dir_root: str | os.PathLike[str] | None = ...,
+    max_in_flight: int = ...,
+    when_full: WhenFull = ...,
+    on_error: OnError = ...,
+    grace_seconds: float | None = ...,
     store: StoreLike | None = ...,
 ) -> Callable[[Function], Function]: ...
 
@@ -293,16 +167,22 @@ def checkpoint(
     *,
     load_policy: LoadPolicy = "fresh",
     key: Key | None = None,
+    task_name: str | None = None,
     identity: RunIdentity | None = None,
     retention: RetentionPolicy | None = None,
     temp_dir_root: str | os.PathLike[str] | None = None,
+    max_in_flight: int = 1,
+    when_full: WhenFull = "wait",
+    on_error: OnError = "raise",
+    grace_seconds: float | None = None,
     store: StoreLike | None = None,
 ) -> Any:
     """Give a function checkpoints: `current.checkpoint`, a `Checkpointer` around its body.
 
     Put it below `@task`. The policy's checkpoint is in `current.checkpoint.directory` when the
     body begins; when it ends, saves under way are waited for, and the error of one that
-    failed in the background is raised.
+    failed in the background is raised. The run's page in the UI then has a table of what was
+    done, and what keeping it safe took.
 
     Args:
         function: The function, when the decorator is written without arguments.
@@ -311,10 +191,17 @@ def checkpoint(
         key: Tells calls of one task apart, run after run: text, a template over the
             function's parameters (`"{fold}"`, `"{config.name}"`), or a function that is
             given the parameters as a dict. `None`: the inputs do, inside one run.
+        task_name: Name under which checkpoints are kept, so that they are found again when
+            the task was renamed or its code moved; `None` means the task's own name.
         identity: Who saves, outside a Prefect run; inside one it is known.
         retention: Which checkpoints to keep, applied after each save; `None` keeps all.
         temp_dir_root: Where `current.checkpoint.directory` is made; `None` means the
             system's choice.
+        max_in_flight: How many saves with `block=False` may be put aside and not committed.
+        when_full: With so many under way the next one `wait`s, or it is `skip`ped.
+        on_error: A failed background save is `raise`d by the next save, by `wait` or at the
+            end; or it is logged (`warn`), and the next save is a new try.
+        grace_seconds: From SIGTERM to SIGKILL; `None` means `HFFLOWS_GRACE_SECONDS`, else 30.
         store: A store or its URL; `None` means `HFFLOWS_STORE_URL`.
 
     Raises:
@@ -322,5 +209,14 @@ def checkpoint(
             At the call: no Prefect run and no `identity`; inputs that are no JSON values and
             no `key`; `eager` without `key`, and calls with different inputs.
     """
-    setup = _CheckpointSetup(load_policy, key, identity, retention, temp_dir_root, store)
-    return decorated(function, setup)
+    saves = SavePolicy(max_in_flight, when_full, on_error, grace_seconds)
+    setup = _CheckpointSetup(
+        load_policy, key, task_name, identity, retention, temp_dir_root, saves, store
+    )
+    if task_name is None:
+        return decorated(function, setup)
+
+    def named(function: Callable[..., Any]) -> Any:
+        return with_task_name(decorated(function, setup), task_name)
+
+    return named if function is None else named(function)

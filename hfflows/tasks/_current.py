@@ -22,7 +22,7 @@ from hfflows.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hfflows.tasks._checkpoint_decorator import CurrentCheckpoint
+    from hfflows.tasks._current_checkpoint import CurrentCheckpoint
     from hfflows.tasks._hub_decorator import CurrentHub
     from hfflows.tasks._model_decorator import CurrentModel
 

@@ -54,6 +54,38 @@ def save_model(
     return ref
 
 
+@task(name="promote_model", **TASK_OPTIONS)
+def promote_model(
+    ref: ArtifactRef | dict[str, Any] | str,
+    *,
+    label: str,
+    metadata: dict[str, Any] | None = None,
+    alias: str | None = None,
+    store: str | None = None,
+) -> ArtifactRef:
+    """Make a checkpoint a model, without moving a byte of it, and return the model's reference.
+
+    Args:
+        ref: The reference, its dict, or its key.
+        label: Name under which it is listed; may hold `/`.
+        metadata: JSON values added to what the checkpoint has, or put in their place.
+        alias: Movable name that is pointed at the model: `production`.
+        store: URL; `None` means the store the reference names.
+
+    Raises:
+        As `hfflows.promote_model`.
+    """
+    opened = artifacts.store_for(ref, None if store is None else open_store(store))
+    model = checkpoint.promote_model(
+        ref, label=label, metadata=metadata, producer=producer(), store=opened
+    )
+    if alias is not None:
+        artifacts.set_alias(alias, model, store=opened)
+    run_logger().info("Promoted %s to model %s", model.parents[0].key, model.key)
+    show_ref(model, f"Model {label}", **(metadata or {}))
+    return model
+
+
 @task(name="load_model", **(TASK_OPTIONS | {"persist_result": False, "cache_policy": NO_CACHE}))
 def load_model(ref: ArtifactRef | dict[str, Any] | str, path: str | Path | None = None) -> str:
     """Copy any artifact into a directory of this machine and return the directory.

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.exceptions import MissingContextError, PrefectException
 from prefect.logging import get_logger, get_run_logger
 
@@ -42,7 +42,17 @@ def retry_if_transient(task: Any, task_run: Any, state: Any) -> bool:
 
 
 def show(key: str, markdown: str, *, description: str = "") -> None:
-    """Publish a markdown artifact in the UI; failing to never fails a task.
+    """Publish a markdown artifact in the UI; failing to never fails a task."""
+    _publish(create_markdown_artifact, key, markdown, description)
+
+
+def show_table(key: str, rows: list[dict[str, Any]], *, description: str = "") -> None:
+    """Publish a table artifact in the UI; failing to never fails a task."""
+    _publish(create_table_artifact, key, rows, description)
+
+
+def _publish(create: Any, key: str, content: Any, description: str) -> None:
+    """Publish an artifact of this run.
 
     Outside a run there is no page it would belong to, and Prefect would start a server for it.
     """
@@ -51,8 +61,7 @@ def show(key: str, markdown: str, *, description: str = "") -> None:
     plain_key = re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-") or "hfflows"
     try:
         # Said explicitly: in a coroutine's task Prefect would return a coroutine instead.
-        publish: Any = create_markdown_artifact
-        publish(markdown, key=plain_key, description=description, _sync=True)
+        create(content, key=plain_key, description=description, _sync=True)
     except (PrefectException, httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
         run_logger().debug("The UI artifact %s was not published: %s", plain_key, error)
 

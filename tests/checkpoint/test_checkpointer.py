@@ -16,6 +16,7 @@ from hfflows.errors import (
 from hfflows.identity import RunIdentity
 from hfflows.storage import open_store
 from hfflows.testing import FaultyStore
+from tests.artifacts.weights import KIB, Training
 
 ME = RunIdentity("team", "retrain", "train", run="run-1", attempt="001")
 
@@ -351,3 +352,31 @@ def test_a_store_that_cannot_delete_fails_no_save(memory_store, caplog):
     assert "pruning them failed" in caplog.text
     with Checkpointer(ME, store=memory_store) as resumed:
         assert len(resumed.list()) == 3
+
+
+def test_saves_of_several_names_each_build_on_the_last_of_their_own(memory_store, tmp_path):
+    """Partly trained weights and a file that has nothing in common with them, by turns."""
+    training = Training(20, {"w": 100 * KIB}, lambda layer, _name: layer % 10 == 9)
+    weights, samples = tmp_path / "model.safetensors", tmp_path / "samples.bin"
+    with Checkpointer(ME, load_policy="none", store=memory_store) as checkpointer:
+        for _ in range(4):
+            weights.write_bytes(training.step())
+            samples.write_bytes(os.urandom(200))
+            checkpointer.save(weights, name="weights")
+            checkpointer.save(samples, name="samples")
+        sent = checkpointer.report.bytes_sent
+
+    whole, trained = 20 * 100 * KIB, 2 * 100 * KIB
+    assert sent < whole + 3 * trained + 50 * KIB
+
+
+def test_the_first_save_of_a_name_builds_on_the_newest_of_another(memory_store, tmp_path):
+    training = Training(20, {"w": 100 * KIB}, lambda layer, _name: layer % 10 == 9)
+    weights = tmp_path / "model.safetensors"
+    with Checkpointer(ME, load_policy="none", store=memory_store) as checkpointer:
+        for name in ("last", "best"):
+            weights.write_bytes(training.step())
+            checkpointer.save(weights, name=name)
+        sent = checkpointer.report.bytes_sent
+
+    assert sent < (20 + 2) * 100 * KIB + 50 * KIB

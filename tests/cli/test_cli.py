@@ -55,6 +55,25 @@ def test_an_alias_shows_its_history(ref, capsys):
     assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == ["2", "1"]
 
 
+def test_lineage_goes_both_ways(ref, capsys):
+    child = hfflows.promote_model(ref, label="child")
+    grandchild = hfflows.promote_artifact(child, kind="export", name="grandchild")
+    hfflows.delete_artifact(ref, force=True)
+
+    assert main(["lineage", child.key]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["-1", "0", "+1"]
+    assert lines[0].split() == ["-1", "model", "gone", ref.key]
+    assert lines[1].endswith(child.key)
+    assert lines[2].endswith(grandchild.key)
+
+    assert main(["lineage", child.key, "--json", "--kind", "model"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ref"]["key"] == child.key
+    assert [relative["state"] for relative in found["ancestors"]] == ["gone"]
+    assert found["descendants"] == []
+
+
 def test_artifacts_are_copied_into_another_store_once(ref, tmp_path, capsys):
     other = hfflows.save_artifact(tmp_path / "m", name="other")
     target = str(tmp_path / "target")
@@ -199,6 +218,7 @@ def test_the_help_lists_every_command_with_a_line_of_its_own(capsys):
     for name in (
         "list",
         "show",
+        "lineage",
         "load",
         "alias",
         "metadata",

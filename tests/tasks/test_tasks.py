@@ -21,6 +21,7 @@ from hfflows.hub import CardContent
 from hfflows.tasks import (
     list_checkpoints,
     load_model,
+    promote_model,
     push_to_hub,
     retry_if_transient,
     run_identity,
@@ -84,6 +85,21 @@ def test_a_snapshot_becomes_a_model_and_is_shown_in_the_ui(hub, url):
     shown = artifacts_of(run_id)
     assert "miss" in shown["hfflows-snapshot-org-model"]
     assert model.key in shown["hfflows-model-team-copy"]
+
+
+def test_a_checkpoint_is_promoted_and_the_alias_points_to_it(url, tmp_path):
+    (tmp_path / "weights.bin").write_bytes(b"weights")
+
+    def body():
+        with Checkpointer(run_identity(key="")) as checkpointer:
+            saved = checkpointer.save(tmp_path / "weights.bin", metadata={"loss": 1})
+        return saved, promote_model(saved, label="news", alias="production")
+
+    (saved, model), run_id = run(body)
+    assert (model.kind, model.parents) == ("model", (saved.as_parent(),))
+    assert hfflows.resolve_alias("production") == model
+    assert model.producer.flow == "a-flow"
+    assert any(model.key in data for data in artifacts_of(run_id).values())
 
 
 def test_a_snapshot_is_a_hit_the_second_time_and_scoped_to_the_task(hub, url):

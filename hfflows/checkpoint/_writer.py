@@ -1,0 +1,149 @@
+"""From files at rest to a committed checkpoint."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from hfflows import keys
+from hfflows.artifacts import TransferReport, commit_artifact, prune_lineage, scan
+from hfflows.checkpoint._goodput import STEP, step_in
+from hfflows.errors import IntegrityError, SettingsError, StorageError
+from hfflows.refs import Producer
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from hfflows.artifacts import RetentionPolicy
+    from hfflows.identity import RunIdentity
+    from hfflows.refs import ArtifactRef, StorageFormat
+    from hfflows.storage import Store
+
+
+@dataclass(frozen=True, slots=True)
+class SaveOptions:
+    """How one checkpoint is to be saved; see `Checkpointer.save`."""
+
+    name: str
+    latest: bool
+    storage_format: StorageFormat
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        metadata: Mapping[str, Any] | None,
+        step: int | None,
+        *,
+        latest: bool,
+        storage_format: StorageFormat,
+    ) -> Self:
+        """Return options that later changes of `metadata` do not reach.
+
+        Raises:
+            SettingsError: `step` and the step in `metadata` differ.
+        """
+        kept = copy.deepcopy(dict(metadata or {}))
+        if step is not None and kept.setdefault(STEP, step) != step:
+            msg = f"step={step} and metadata[{STEP!r}]={kept[STEP]!r} differ; give one of them."
+            raise SettingsError(msg)
+        return cls(name, latest, storage_format, kept)
+
+    @property
+    def step(self) -> int | None:
+        """How far training had got."""
+        return step_in(self.metadata)
+
+
+class Writer:
+    """Commits the checkpoints of one identity, each newer than the one before.
+
+    Args:
+        identity: Who saves.
+        store: Where to.
+        retention: Which checkpoints to keep after each commit; `None` keeps all.
+        log: Where it says what it could not do.
+    """
+
+    def __init__(
+        self,
+        identity: RunIdentity,
+        store: Store,
+        retention: RetentionPolicy | None,
+        log: logging.Logger | logging.LoggerAdapter[logging.Logger],
+    ) -> None:
+        self._identity, self._store = identity, store
+        self._retention, self._log = retention, log
+        self._newest_id: str | None = None
+        self._lock = threading.Lock()
+        self._bases: dict[str, ArtifactRef] = {}
+        """By name, newest last: checkpoints whose objects are in the store for certain."""
+        self.report = TransferReport()
+
+    def commit(self, location: Path, options: SaveOptions) -> ArtifactRef:
+        """Save what lies at `location`; when this returns, it survives the machine.
+
+        Raises:
+            As `hfflows.save_artifact`.
+        """
+        with self._lock:
+            id_ = keys.new_id(after=self._newest())
+            key = keys.checkpoint(self._identity, options.name, id=id_)
+            ref = commit_artifact(
+                scan(location),
+                key=key.build(),
+                kind=keys.CHECKPOINT_KIND,
+                name=options.name,
+                metadata=options.metadata,
+                storage_format=options.storage_format,
+                producer=Producer.of(self._identity),
+                base=self._base(options.name),
+                report=self.report,
+                index_keys=key.latest() if options.latest else (),
+                store=self._store,
+            )
+            self._newest_id = key.id
+            self._build_on(ref)
+        self._retain(ref)
+        return ref
+
+    def build_on(self, ref: ArtifactRef) -> None:
+        """Take it that a checkpoint's objects are in the store: it was just loaded."""
+        with self._lock:
+            self._build_on(ref)
+
+    def forget(self, reference_key: str) -> None:
+        """Rely no longer on the objects of a checkpoint that was deleted."""
+        with self._lock:
+            kept = {name: ref for name, ref in self._bases.items() if ref.key != reference_key}
+            self._bases = kept
+
+    def _build_on(self, ref: ArtifactRef) -> None:
+        self._bases.pop(ref.name, None)
+        self._bases[ref.name] = ref
+
+    def _base(self, name: str) -> ArtifactRef | None:
+        """Return what is most like the next save: of its name, else the newest."""
+        return self._bases.get(name) or next(reversed(self._bases.values()), None)
+
+    def _retain(self, committed: ArtifactRef) -> None:
+        """Delete what the policy gives up; failing to never fails the save."""
+        if self._retention is None:
+            return
+        try:
+            prune_lineage(committed, self._retention, store=self._store)
+        except (StorageError, IntegrityError) as error:
+            self._log.warning("Older checkpoints stay for now, pruning them failed: %s", error)
+
+    def _newest(self) -> str | None:
+        """Return the newest id of this lineage: the next one must sort before it."""
+        if self._newest_id is None:
+            prefix = keys.lineage_prefix(self._identity)
+            first = next(iter(self._store.list(prefix)), None)
+            self._newest_id = keys.id_of(first.key) if first is not None else None
+        return self._newest_id
