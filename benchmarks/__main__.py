@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from benchmarks.results import Outcome
     from benchmarks.spec import Benchmark
 
-OURS = ("hfflows", "checkpointer")
+OURS = ("hfflows", "checkpointer", "snapshots")
 """Contenders whose failure fails the run."""
 
 

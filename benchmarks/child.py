@@ -3,7 +3,7 @@
     < {"contender": "s5cmd", "bucket": "b1", "options": {}}
     > {"ready": true}                                        imported and set up, nothing asked
     < {"operation": "save", "calls": [{"source": "…"}]}
-    > {"results": [null], "seconds": [1.9], "cpu_seconds": 1.2, "peak_bytes": 4e7}
+    > {"results": [null], "seconds": [1.9], "cpu_seconds": 1.2, "peak_bytes": 4e7, …}
 
 Only the calls are timed. A contender that fails ends this process with its traceback, of
 which the other side reports the end.

@@ -21,6 +21,7 @@ class FileSet:
 
     count: int
     size_bytes: int
+    suffix: str = ".bin"
 
     @property
     def total_bytes(self) -> int:
@@ -38,7 +39,7 @@ class FileSet:
             if self.count > _FILES_PER_FOLDER:
                 folder /= f"part-{number // _FILES_PER_FOLDER:03d}"
             folder.mkdir(parents=True, exist_ok=True)
-            with (folder / f"file-{number:05d}.bin").open("wb") as file:
+            with (folder / f"file-{number:05d}{self.suffix}").open("wb") as file:
                 write_random(file.fileno(), self.size_bytes)
 
 

@@ -15,6 +15,7 @@ from benchmarks.process import ROOT
 
 _PACKAGES = (
     "hfflows",
+    "huggingface-hub",
     "obstore",
     "s3fs",
     "fsspec",

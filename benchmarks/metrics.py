@@ -51,6 +51,10 @@ METRICS = {
     "bytes_from_server": Metric("from the server", "B"),
     "bytes_before_kill": Metric("before the kill", "B"),
     "sent_per_byte": Metric("sent ÷ size", ""),
+    "hub_requests": Metric("Hub requests", ""),
+    "hub_bytes": Metric("from the Hub", "B"),
+    "hub_per_byte": Metric("from the Hub ÷ size", ""),
+    "disk_bytes": Metric("written to disk", "B"),
 }
 """In the order of the table's columns. All but the seconds are per call when a sample has
 several calls; `seconds` is their median and `first_seconds` the first."""

@@ -1,4 +1,7 @@
-"""The parent's side of a contender's process; see `benchmarks.child`."""
+"""The parent's side of a contender's process, and of the Hub's.
+
+See `benchmarks.child` and `benchmarks.hub_process`.
+"""
 
 from __future__ import annotations
 
@@ -26,25 +29,34 @@ _OTHERS_SETTINGS = ("AWS_", "HF_", "HFFLOWS_", "METAFLOW_", "PREFECT_", "S3_")
 
 
 class ChildProcess:
-    """A contender in a process and a process group of its own, while the context lasts.
+    """A process and a process group of its own, while the context lasts.
+
+    Several may be started before the first answer of each is waited for: that it is ready.
 
     Args:
         setting: First line for the child.
-        environ: Variables with which it finds the server.
+        environ: Variables with which it finds the servers.
         directory: Its working directory.
+        module: What it runs.
     """
 
     def __init__(
-        self, setting: Mapping[str, Any], *, environ: Mapping[str, str], directory: Path
+        self,
+        setting: Mapping[str, Any],
+        *,
+        environ: Mapping[str, str],
+        directory: Path,
+        module: str = "benchmarks.child",
     ) -> None:
+        self._command = [sys.executable, "-m", module]
         self._setting = setting
         self._environ = _environment(environ)
         self._directory = directory
 
     def __enter__(self) -> Self:
         self._log = tempfile.TemporaryFile("w+", dir=self._directory, errors="replace")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.child"],
+        self._process = subprocess.Popen(  # noqa: S603 - this Python, a module of ours
+            self._command,
             cwd=self._directory,
             env=self._environ,
             stdin=subprocess.PIPE,
@@ -53,12 +65,7 @@ class ChildProcess:
             text=True,
             start_new_session=True,
         )
-        try:
-            self.send(self._setting)
-            self.answer()
-        except BaseException:
-            self._end()
-            raise
+        self.send(self._setting)
         return self
 
     def __exit__(

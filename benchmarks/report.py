@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from benchmarks.results import Outcome, Spread, Verdict
+    from benchmarks.spec import Bar
 
 _COARSE_FROM = 0.1  # a ratio below it has bars of 0.03
 NOT_MEASURED = "not measured"
@@ -84,13 +85,21 @@ def _bar_cells(verdict: Verdict) -> list[str]:
         limit = metric.text(bar.limit)
         measured = NOT_MEASURED if verdict.measured is None else _cell(verdict.measured, bar.metric)
     else:
-        best_of = "the best of " if len(bar.against) > 1 else ""
-        limit = f"{bar.limit:g} x {best_of}{', '.join(bar.against)}"
+        limit = f"{bar.limit:g} x {_others(bar)}"
         measured = _ratio(verdict.measured)
         if verdict.best:
             measured += f" ({verdict.best})"
     words = {True: "met", False: "**missed**", None: NOT_MEASURED}
     return [f"{bar.row}: {metric.label} ≤ {limit}", measured, words[verdict.is_met]]
+
+
+def _others(bar: Bar) -> str:
+    legs = [
+        f"{'the best of ' if len(rows) > 1 else ''}{', '.join(rows)}"
+        for rows in (bar.or_worse, bar.against)
+        if rows
+    ]
+    return legs[0] if len(legs) == 1 else f"the worse of {' and '.join(legs)}"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

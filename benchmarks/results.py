@@ -71,14 +71,10 @@ class Outcome:
         """Hold a bar against what was measured."""
         if not bar.against:
             return Verdict(bar, self.spread(bar.row, bar.metric))
-        medians = {
-            row: spread.middle
-            for row in bar.against
-            if (spread := self.spread(row, bar.metric)) is not None
-        }
-        if not medians:
+        legs = [self._medians(rows, bar.metric) for rows in (bar.against, bar.or_worse) if rows]
+        if not all(legs):
             return Verdict(bar, None)
-        best = min(medians, key=medians.__getitem__)
+        _, best = max(min(medians) for medians in legs)
         return Verdict(bar, self.ratio(bar.row, best, bar.metric), best)
 
     def to_json(self) -> dict[str, Any]:
@@ -103,6 +99,11 @@ class Outcome:
             "bars": [_verdict_json(self.verdict(bar)) for bar in benchmark.bars],
         }
 
+    def _medians(self, rows: tuple[str, ...], metric: str) -> list[tuple[float, str]]:
+        """Return (median, row) of those that were measured."""
+        spreads = [(self.spread(row, metric), row) for row in rows]
+        return [(spread.middle, row) for spread, row in spreads if spread is not None]
+
     def _values(self, row: str, metric: str) -> dict[int, float]:
         """Return {round: value}; nothing of a row that failed in any round."""
         if row in self.failures:
@@ -121,6 +122,7 @@ def _verdict_json(verdict: Verdict) -> dict[str, Any]:
         "metric": bar.metric,
         "limit": bar.limit,
         "against": list(bar.against),
+        "or_worse": list(bar.or_worse),
         "best": verdict.best or None,
         "measured": None if measured is None else [measured.middle, measured.low, measured.high],
         "is_met": verdict.is_met,

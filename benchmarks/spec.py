@@ -43,6 +43,9 @@ class Bar:
     limit: float
     against: tuple[str, ...] = ()
     """Rows of which the best one counts; empty: `limit` is in the metric's own unit."""
+    or_worse: tuple[str, ...] = ()
+    """Rows of which the best one counts instead, when it is worse than that of `against`: the
+    legs of a way that cannot be faster than the slower of them."""
 
 
 class Benchmark(ABC):

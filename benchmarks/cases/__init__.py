@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from benchmarks.cases.collection import collection
 from benchmarks.cases.crash import killed_saves
+from benchmarks.cases.fleets import fleets
 from benchmarks.cases.growth import growth
 from benchmarks.cases.listing import newest
 from benchmarks.cases.memory import memory
 from benchmarks.cases.peers import checkpoint_peers
 from benchmarks.cases.repeated import repeated_saves
 from benchmarks.cases.sizes import FULL, SMALL, Sizes
+from benchmarks.cases.snapshots import snapshots
 from benchmarks.cases.sweep import sweep
 from benchmarks.cases.transfer import transfers
 
@@ -31,6 +33,8 @@ _MAKERS: tuple[Callable[[Sizes], Iterator[Benchmark]], ...] = (
     growth,
     collection,
     checkpoint_peers,
+    snapshots,
+    fleets,
     sweep,
 )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from benchmarks.files import FileSet
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
+SAFETENSORS = ".safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,14 @@ class Sizes:
     """What is being saved when the process is killed."""
     one: FileSet
     """A small checkpoint."""
+    repo: FileSet
+    """A model on the Hub."""
+    killed_repo: FileSet
+    """One that is being fetched when a process is killed."""
+    workers: int
+    """Processes that fetch a repo at once."""
+    lease_seconds: float | None
+    """How long a worker that died keeps others waiting; `None` is the default."""
     checkpoints: int
     """Checkpoints among which the newest is looked for."""
     runs: int
@@ -46,6 +55,10 @@ FULL = Sizes(
     huge=FileSet(4, GIB),
     killed=FileSet(1, GIB),
     one=FileSet(1, KIB),
+    repo=FileSet(4, 256 * MIB, SAFETENSORS),
+    killed_repo=FileSet(4, 256 * MIB, SAFETENSORS),
+    workers=16,
+    lease_seconds=None,
     checkpoints=10_000,
     runs=100,
     stores=(100, 1_000, 10_000, 100_000),
@@ -61,6 +74,10 @@ SMALL = Sizes(
     huge=FileSet(4, 16 * MIB),
     killed=FileSet(1, 320 * MIB),  # a save must be going on for long enough to be killed
     one=FileSet(1, KIB),
+    repo=FileSet(4, 4 * MIB, SAFETENSORS),
+    killed_repo=FileSet(3, 64 * MIB, SAFETENSORS),  # large enough to be killed, and resumed
+    workers=16,
+    lease_seconds=2.0,
     checkpoints=50,
     runs=5,
     stores=(10, 40),

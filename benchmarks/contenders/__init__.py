@@ -3,6 +3,9 @@
 A contender is made with a bucket of its own and options. Making one may import and build
 clients but asks the server nothing. `save(source)` returns a JSON value that
 `load(saved, target)` takes; `save_again(source, saved)` may use what was saved before.
+
+Those that get files from a Hub have `snapshot(repo_id, revision)` in place of `save`, and
+`load_snapshot(repo_id, revision, target)`, which asks for the repo and not for what was saved.
 """
 
 from __future__ import annotations
@@ -14,11 +17,14 @@ CONTENDERS = {
     "hfflows": "benchmarks.contenders.hfflows_artifacts:HfflowsArtifacts",
     "checkpointer": "benchmarks.contenders.hfflows_checkpoints:HfflowsCheckpoints",
     "collection": "benchmarks.contenders.hfflows_collection:HfflowsCollection",
+    "snapshots": "benchmarks.contenders.hfflows_snapshots:HfflowsSnapshots",
     "obstore": "benchmarks.contenders.obstore_raw:ObstoreRaw",
     "s5cmd": "benchmarks.contenders.s5cmd_command:S5cmdCommand",
     "s3fs": "benchmarks.contenders.s3fs_copy:S3fsCopy",
     "boto3": "benchmarks.contenders.boto3_transfer:Boto3Transfer",
     "metaflow": "benchmarks.contenders.metaflow_checkpoint:MetaflowCheckpoint",
+    "metaflow-hub": "benchmarks.contenders.metaflow_hub:MetaflowHub",
+    "huggingface_hub": "benchmarks.contenders.hub_client:HubClient",
 }
 
 

@@ -13,6 +13,18 @@ from typing import Any
 _TASK = "Bench/1/train/1/benchmark/benchmark/0"  # flow/run/step/task/identifier/scope/attempt
 
 
+def configure(bucket: str) -> None:
+    """Be a process of a Metaflow task that keeps its data in a bucket; before the import."""
+    os.environ |= {
+        "METAFLOW_DEFAULT_DATASTORE": "s3",
+        "METAFLOW_DATASTORE_SYSROOT_S3": f"s3://{bucket}/mf",
+        "METAFLOW_S3_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"],
+        "METAFLOW_CHECKPOINT_UID": _TASK,
+        "METAFLOW_DEFAULT_METADATA": "local",
+        "METAFLOW_USER": "benchmark",
+    }
+
+
 class MetaflowCheckpoint:
     """Checkpoints in one of its two formats.
 
@@ -22,14 +34,7 @@ class MetaflowCheckpoint:
     """
 
     def __init__(self, bucket: str, *, storage_format: str) -> None:
-        os.environ |= {
-            "METAFLOW_DEFAULT_DATASTORE": "s3",
-            "METAFLOW_DATASTORE_SYSROOT_S3": f"s3://{bucket}/mf",
-            "METAFLOW_S3_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"],
-            "METAFLOW_CHECKPOINT_UID": _TASK,
-            "METAFLOW_DEFAULT_METADATA": "local",
-            "METAFLOW_USER": "benchmark",
-        }
+        configure(bucket)
         from metaflow import Checkpoint
 
         self._checkpoint = Checkpoint()

@@ -17,7 +17,6 @@ from benchmarks.process import ROOT
 from benchmarks.report import markdown
 from benchmarks.results import Outcome
 from benchmarks.run import run
-from benchmarks.server import BenchServer
 from benchmarks.spec import Bar, BenchmarkError, Row
 
 FILES = FileSet(3, 1_500_000)
@@ -29,18 +28,6 @@ BARS = (
     Bar(row="ours", metric="bytes_to_server", limit=1),
     Bar(row="ours", metric="seconds", limit=1, against=("broken",)),
 )
-
-
-@pytest.fixture(scope="module")
-def server():
-    with BenchServer() as running:
-        yield running
-
-
-@pytest.fixture
-def lab(server):
-    with Lab(server, is_quiet=False) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +125,9 @@ def test_bars_speak_of_rows_and_metrics_that_are_there(sizes):
         assert len(set(rows)) == len(rows)
         assert {one.reference} <= {*rows, ""}
         assert {*one.plotted, *(bar.metric for bar in one.bars)} <= METRICS.keys()
-        assert {name for bar in one.bars for name in (bar.row, *bar.against)} <= set(rows)
+        assert {name for bar in one.bars for name in (bar.row, *bar.against, *bar.or_worse)} <= set(
+            rows
+        )
 
 
 @pytest.mark.parametrize("damage", ["byte", "missing", "longer", "extra"])
@@ -161,6 +150,26 @@ def test_files_that_differ_are_noticed(tmp_path, damage):
         (other / "more.bin").write_bytes(b"x")
     with pytest.raises(BenchmarkError, match="what was loaded"):
         check_equal(tmp_path / "one", other)
+
+
+def test_a_bar_on_two_legs_is_held_against_the_best_of_the_slower_one():
+    up = ("up", "slow up")
+    bar = Bar(row="ours", metric="seconds", limit=1.1, against=up, or_worse=("down",))
+    rows = [Row(name=name, contender="x") for name in ("ours", *up, "down")]
+    outcome = Outcome(Saves("tiny", "Saves.", FILES, rows=tuple(rows), bars=(bar,)))
+    for row, seconds in {"ours": 6.0, "up": 5.0, "slow up": 9.0, "down": 2.0}.items():
+        outcome.add(row, 1, {"seconds": seconds})
+    assert outcome.verdict(bar).best == "up"
+    assert outcome.verdict(bar).measured.middle == pytest.approx(1.2)
+    assert outcome.verdict(bar).is_met is False
+    assert "1.1 x the worse of down and the best of up, slow up" in markdown(
+        outcome, rounds=1, is_small=False
+    )
+    outcome.add("down", 1, {"seconds": 7.0})
+    assert outcome.verdict(bar).best == "down"
+    assert outcome.verdict(bar).is_met is True
+    outcome.failures["down"] = "broke"  # then nobody knows which leg is slower
+    assert outcome.verdict(bar).is_met is None
 
 
 @given(
