@@ -3,15 +3,17 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+OLDEST := .venv-oldest
 export TMPDIR := $(CURDIR)/.cache/tmp
 PIP    := $(BIN)/pip --disable-pip-version-check -qq
 
-.PHONY: help env demo test bench check clean
+.PHONY: help env env-oldest demo test test-oldest bench check clean
 
 help:
 	@echo "make demo    the whole job on embedded servers: snapshot, training that is killed, export, publish"
 	@echo "make test    the tests, on real servers"
 	@echo "make env     the environment alone, in $(VENV)"
+	@echo "make test-oldest  what of the tests the oldest admitted versions concern, in $(OLDEST)"
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make bench   measurements beside other tools (NAME=save-large, ROUNDS=5, SMALL=1)"
 	@echo "make clean   remove all that the others made"
@@ -41,6 +43,26 @@ test: env
 	@mkdir -p $(TMPDIR)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# The oldest versions that pyproject.toml admits, of what hfflows itself calls.
+env-oldest: $(OLDEST)/installed
+
+$(OLDEST)/installed: pyproject.toml constraints-oldest.txt
+	@echo "Installing the oldest admitted versions into $(OLDEST)."
+	@mkdir -p $(TMPDIR)
+	@test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	@$(OLDEST)/bin/pip --disable-pip-version-check -qq install -c constraints-oldest.txt \
+		-e '.[aws,s3fs,testing]' boto3 hypothesis pytest pytest-timeout pytest-xdist transformers
+	@touch $@
+
+# Left out: what needs torch, and what is long and about nothing but our own code.
+test-oldest: env-oldest
+	@mkdir -p $(TMPDIR)
+	@$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" \
+		--ignore tests/artifacts/test_safetensors.py --ignore tests/artifacts/test_copy.py \
+		--ignore tests/artifacts/test_state_machine.py \
+		tests/hub tests/storage tests/artifacts tests/test_*.py
+	@$(OLDEST)/bin/python -m pytest -m slow tests/hub
+
 # The peers are in an environment of their own: nothing else needs them.
 .venv-bench/installed: pyproject.toml constraints.txt benchmarks/requirements.txt
 	@echo "Installing hfflows and its peers into .venv-bench."
@@ -60,6 +82,6 @@ check: env
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) .venv-bench .cache .demo build dist *.egg-info
+	rm -rf $(VENV) $(OLDEST) .venv-bench .cache .demo build dist *.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,13 +2,18 @@
 
 Each repo is a task run of its own; a repo that fails does not keep the others. Run it on a
 schedule, and let a push to a repo run it too: `hfflows.tasks.refresh_on_push`.
+
+It fetches in threads. For more than one machine give it another runner, in a file of yours that
+you then deploy in its place:
+
+    mirror = mirror.with_options(task_runner=DaskTaskRunner(address="tcp://scheduler:8786"))
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger, task, unmapped
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -108,17 +113,18 @@ def mirror(
     Raises:
         RuntimeError: Some repos failed; the others are in the store. Names them.
     """
-    submitted = [
-        mirror_repo.submit(repo, token_block, endpoint, concurrency_limit) for repo in repos
-    ]
+    settings = map(unmapped, (token_block, endpoint, concurrency_limit))
+    submitted = mirror_repo.map(repos, *settings)
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
     for repo, future in zip(repos, submitted, strict=True):
         future.wait()
-        if future.state.is_completed():
+        state = future.state
+        if state.is_completed():
             rows.append(future.result())
         else:
-            reason = str(future.state.message)
+            # Dask gives up on a task whose workers die, and its run says "running" for ever.
+            reason = str(state.message) if state.is_final() else "Its worker was lost."
             failures.append(f"{repo.repo_id}@{repo.revision}: {reason}")
             rows.append({"repo": repo.repo_id, "revision": repo.revision, "outcome": reason})
     create_table_artifact(rows, key="hfflows-mirror", description="Repos kept in the store")

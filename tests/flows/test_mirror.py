@@ -1,17 +1,21 @@
-"""The mirror flow: repos side by side, one failing, and a push that runs it."""
+"""The mirror flow: repos side by side, one failing, on Dask, and a push that runs it."""
 
+import json
 import os
 import time
 from pathlib import Path
 
 import pytest
+from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 
 import hfflows
 from flows.mirror import MirroredRepo, mirror
 from hfflows.errors import HubAccessError, SettingsError
+from hfflows.hub import _wire
 from hfflows.tasks import hub_webhook, refresh_on_push
+from hfflows.testing import Fault
 
 ROOT = Path(__file__).parents[2]
 PUSH = {
@@ -71,6 +75,43 @@ def test_a_repo_that_fails_does_not_keep_the_others(hub):
         mirror(repos, endpoint=hub.endpoint)
 
     assert [ref.name for ref in hfflows.list_artifacts("snapshot")] == ["org/one"]
+
+
+@pytest.fixture
+def dask_cluster(hub):
+    """Return the address of two worker processes that know the store: as two machines do."""
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.mark.slow
+def test_workers_of_dask_share_the_repos_and_the_limit(hub, dask_cluster, prefect_api, monkeypatch):
+    from prefect_dask import DaskTaskRunner
+
+    def refuse():
+        pytest.fail("A repo was fetched in the flow's own process.")
+
+    monkeypatch.setattr(_wire, "check_online", refuse)
+    prefect_api.cli("gcl", "create", "mirror", "--limit", "1")
+    hub.inject(Fault(match=r"GET .*/resolve/.*safetensors", stall_seconds=3, times=2))
+    names = ["org/one", "org/two", "org/nothing"]
+    repos = [MirroredRepo(repo_id=name) for name in names]
+    on_dask = mirror.with_options(task_runner=DaskTaskRunner(address=dask_cluster))
+
+    with pytest.raises(RuntimeError, match="1 of 3 repos failed: org/nothing@main"):
+        on_dask(repos, endpoint=hub.endpoint, concurrency_limit="mirror")
+
+    fetches = [request for request in hub.requests if "safetensors" in request.path]
+    starts = [request.time for request in fetches if request.origin == "hub"]
+    assert len(starts) == 2  # each repo once
+    assert starts[1] - starts[0] > 3  # and not both at a time
+    rows = json.loads(Artifact.get("hfflows-mirror").data)
+    assert [row["repo"] for row in rows] == names
+    assert [row["outcome"] for row in rows[:2]] == ["miss", "miss"]
+    for row in rows[:2]:
+        hfflows.verify_artifact(row["key"])
 
 
 @pytest.mark.slow
