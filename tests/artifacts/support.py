@@ -1,7 +1,10 @@
 """What several tests of artifacts need."""
 
+import hashlib
 import os
+from dataclasses import dataclass
 
+from hfflows.artifacts import Announced
 from hfflows.storage import open_store
 
 _made = []
@@ -26,3 +29,27 @@ def content_of(root):
         for path in root.rglob("*")
         if path.is_file() and not path.is_symlink()
     }
+
+
+@dataclass
+class Remote:
+    """A file that counts what is read of it; announced, like one of the Hub."""
+
+    data: bytes
+    path: str = "model.safetensors"
+    is_executable: bool = False
+    bytes_read: int = 0
+    reads: int = 0
+
+    @property
+    def size_bytes(self):
+        return len(self.data)
+
+    @property
+    def announced(self):
+        return Announced("sha256", hashlib.sha256(self.data).hexdigest())
+
+    def read(self, offset, length):
+        self.bytes_read += length
+        self.reads += 1
+        return bytes(memoryview(self.data)[offset : offset + length])

@@ -2,7 +2,6 @@
 
 import os
 import random
-import threading
 import time
 from datetime import timedelta
 
@@ -40,6 +39,7 @@ from hfflows.errors import (
 from hfflows.identity import RunIdentity
 from hfflows.storage import open_store
 from hfflows.testing import FaultyStore
+from tests.artifacts.interleaving import Interrupting
 from tests.artifacts.support import new_store
 
 NOW = timedelta(0)
@@ -354,28 +354,6 @@ def test_two_collectors_at_once_lose_nothing(local_s3, source, tmp_path):
 
 
 # A save that reuses what a collection deletes ---------------------------------------------
-
-
-class Interrupting:
-    """Runs something else at one of a store's calls, as another machine would."""
-
-    def __init__(self, store, at):
-        self._store, self._at, self.calls = store, at, 0
-        self._lock = threading.Lock()  # a save calls from several threads
-
-    def __getattr__(self, name):
-        method = getattr(self._store, name)
-        if not callable(method):
-            return method
-
-        def call(*args, **kwargs):
-            with self._lock:
-                self.calls += 1
-                for action in self._at.get(self.calls, ()):
-                    action()
-            return method(*args, **kwargs)
-
-        return call
 
 
 def prepare_reuse(source):

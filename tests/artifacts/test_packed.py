@@ -1,10 +1,8 @@
 """A checkpoint costs what changed since the one it builds on, and loads like any other."""
 
-import hashlib
 import os
 import time
 import tracemalloc
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +14,6 @@ import hfflows.artifacts._partials as partials
 import hfflows.artifacts._pipeline as pipeline
 from hfflows import keys
 from hfflows.artifacts import (
-    Announced,
     KeepNewest,
     Sources,
     TransferReport,
@@ -43,7 +40,7 @@ from hfflows.errors import (
 )
 from hfflows.testing import FaultyStore
 from tests.artifacts.interleaving import NOW, outcomes_of_all_meetings
-from tests.artifacts.support import content_of, new_store
+from tests.artifacts.support import Remote, content_of, new_store
 from tests.artifacts.weights import KIB, MIB, Counting, Training, safetensors, torch_zip
 
 LAYER = {"down": 300 * KIB, "k": 70 * KIB, "norm": KIB, "o": 140 * KIB, "q": 140 * KIB} | {
@@ -377,30 +374,6 @@ def test_every_version_comes_back_whatever_its_header_claims(tmp_path_factory, v
 
 
 # Reading ----------------------------------------------------------------------------------
-
-
-@dataclass
-class Remote:
-    """A file that counts what is read of it; announced, like one of the Hub."""
-
-    data: bytes
-    path: str = "model.safetensors"
-    is_executable: bool = False
-    bytes_read: int = 0
-    reads: int = 0
-
-    @property
-    def size_bytes(self):
-        return len(self.data)
-
-    @property
-    def announced(self):
-        return Announced("sha256", hashlib.sha256(self.data).hexdigest())
-
-    def read(self, offset, length):
-        self.bytes_read += length
-        self.reads += 1
-        return bytes(memoryview(self.data)[offset : offset + length])
 
 
 def commit(sources, store, **options):

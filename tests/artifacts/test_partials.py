@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
@@ -11,7 +10,6 @@ import hfflows.artifacts._partials as partials
 import hfflows.artifacts._pipeline as pipeline
 from hfflows import keys
 from hfflows.artifacts import (
-    Announced,
     Sources,
     TransferReport,
     collect_garbage,
@@ -20,6 +18,7 @@ from hfflows.artifacts import (
 )
 from hfflows.errors import StorageUnavailableError
 from hfflows.testing import FaultyStore
+from tests.artifacts.support import Remote
 
 PIECE = 1 << 20
 PIECES = 12
@@ -29,28 +28,6 @@ PIECES = 12
 def small_pieces(monkeypatch):
     monkeypatch.setattr(pipeline, "OBJECT_BYTES", PIECE)
     monkeypatch.setattr(partials, "RESUMED_FROM_BYTES", 4 * PIECE)
-
-
-@dataclass
-class Remote:
-    """A file whose origin announced its sha256, and which counts what is read of it."""
-
-    data: bytes
-    path: str = "model.safetensors"
-    is_executable: bool = False
-    bytes_read: int = 0
-
-    @property
-    def size_bytes(self):
-        return len(self.data)
-
-    @property
-    def announced(self):
-        return Announced("sha256", hashlib.sha256(self.data).hexdigest())
-
-    def read(self, offset, length):
-        self.bytes_read += length
-        return self.data[offset : offset + length]
 
 
 def save(store, source, **options):
