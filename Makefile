@@ -41,7 +41,7 @@ demo: env
 
 test: env
 	@mkdir -p $(TMPDIR)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The oldest versions that pyproject.toml admits, of what hfflows itself calls.
 env-oldest: $(OLDEST)/installed

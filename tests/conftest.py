@@ -22,9 +22,13 @@ for variable in [name for name in os.environ if name.startswith(("AWS_", "HF_", 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+LONGEST = ["test_demo.py", "test_dcp.py", "test_export.py", "test_preemption.py", "test_runners.py"]
+
+
 def pytest_collection_modifyitems(items):
-    """Begin with the one test that takes minutes, so that two processes end together."""
-    items.sort(key=lambda item: item.path.name != "test_demo.py")
+    """Begin with the files that take minutes, so that two processes end together."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(params=["memory", "file", "s3"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import posixpath
 import shutil
 import tempfile
 from bisect import bisect_right
@@ -122,9 +123,8 @@ def check_free_disk(directory: Path, size_bytes: int) -> None:
 
 
 def _fill(store: Get, tree: Tree, root: Path) -> None:
-    folders = {(root / file.path).parent for file in tree.files}
-    for folder in folders.union(root / name for name in tree.directories):
-        folder.mkdir(parents=True, exist_ok=True)
+    for folder in {posixpath.dirname(file.path) for file in tree.files}.union(tree.directories):
+        (root / folder).mkdir(parents=True, exist_ok=True)
     for file in tree.files:
         if not _is_written_once(file):
             os.close(_create(root, file))
@@ -150,7 +150,7 @@ def _is_written_once(file: TreeFile) -> bool:
 
 def _create(root: Path, file: TreeFile) -> int:
     mode = 0o777 if file.is_executable else 0o666
-    return os.open(root / file.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    return os.open(f"{root}/{file.path}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
 
 
 def _fetch(store: Get, run: Run[_Placed], root: Path) -> None:
@@ -169,7 +169,11 @@ def _fetch(store: Get, run: Run[_Placed], root: Path) -> None:
 
 
 def _open(root: Path, file: TreeFile) -> int:
-    return _create(root, file) if _is_written_once(file) else os.open(root / file.path, os.O_WRONLY)
+    return (
+        _create(root, file)
+        if _is_written_once(file)
+        else os.open(f"{root}/{file.path}", os.O_WRONLY)
+    )
 
 
 def _write_at(descriptor: int, data: memoryview, offset: int) -> None:

@@ -1,6 +1,5 @@
 """Every multi-step operation, with every one of its store calls failing in turn."""
 
-import multiprocessing
 import os
 import random
 import signal
@@ -27,6 +26,7 @@ from hfflows.identity import RunIdentity
 from hfflows.storage import open_store
 from hfflows.testing import FaultyStore
 from tests.artifacts.support import new_store
+from tests.processes import PROCESSES
 
 WHEN = ["before", "after"]
 ME = RunIdentity("team", "flow", "train", run="run-1")
@@ -293,16 +293,13 @@ def test_a_reader_sees_only_whole_artifacts_while_200_saves_are_killed(local_s3,
         (source / f"{number}.bin").write_bytes(os.urandom(1 << 20))
     url = local_s3.url("polled")
     store = open_store(url, **local_s3.options())
-    # A server that has this module loaded forks the savers: milliseconds each, no threads.
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload([__name__])
     randomly = random.Random(7)
     finished = 0
     with Poller(store) as poller:
         for _ in range(200):
             (source / "0.bin").write_bytes(randomly.randbytes(1 << 20))
-            ready = processes.Event()
-            saver = processes.Process(
+            ready = PROCESSES.Event()
+            saver = PROCESSES.Process(
                 target=save_once, args=(source, url, local_s3.options(), ready)
             )
             saver.start()

@@ -5,11 +5,9 @@ has its own store, connection and group, as on a machine of its own.
 """
 
 import contextlib
-import multiprocessing
 import os
 import signal
 from datetime import timedelta
-from multiprocessing import forkserver
 from typing import NamedTuple
 
 from hfflows.artifacts import TransferReport, read_tree
@@ -17,21 +15,10 @@ from hfflows.checkpoint import Checkpointer, save_together
 from hfflows.identity import RunIdentity
 from hfflows.storage import open_store
 from hfflows.testing._store_wrapper import StoreWrapper
+from tests.processes import PROCESSES
 
 ME = RunIdentity("team", "retrain", "train", run="run-1")
 PATIENCE = 60.0
-
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    [
-        "__main__",
-        "torch.distributed.checkpoint",
-        "torch.distributed.tensor",
-        "torch._dynamo",  # what DTensor imports at its first use
-        "hfflows.checkpoint.dcp",
-        "hfflows.testing",
-    ]
-)
 
 
 class Outcome(NamedTuple):
@@ -51,8 +38,8 @@ def run_ranks(size, function, *args, rendezvous):
     pipes, processes, outcomes = [], [], []
     try:
         for rank in range(size):
-            mine, theirs = _CONTEXT.Pipe(duplex=False)
-            process = _CONTEXT.Process(
+            mine, theirs = PROCESSES.Pipe(duplex=False)
+            process = PROCESSES.Process(
                 target=_main, args=(theirs, rank, size, str(rendezvous), function, args)
             )
             process.start()
@@ -69,11 +56,6 @@ def run_ranks(size, function, *args, rendezvous):
         outcome._replace(exit_code=process.exitcode)
         for outcome, process in zip(outcomes, processes, strict=True)
     ]
-
-
-def stop_server():
-    """End the process that ranks are forked from."""
-    forkserver._forkserver._stop()
 
 
 def _received(pipe):

@@ -30,12 +30,6 @@ NAMES = count()
 NOW = timedelta(0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _server():
-    yield
-    ranks.stop_server()
-
-
 @pytest.fixture
 def where(request, tmp_path):
     """Return (URL, options) of an empty store that every process can open."""

@@ -330,14 +330,8 @@ def test_a_range_that_no_file_has_is_refused(memory_store):
 # Ranks --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def _server():
-    yield
-    ranks.stop_server()
-
-
 @pytest.fixture
-def where(tmp_path, _server):
+def where(tmp_path):
     return (tmp_path / "store").as_uri(), {}
 
 

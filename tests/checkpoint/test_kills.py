@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import multiprocessing
 import os
 import random
 import signal
@@ -17,13 +16,9 @@ from hfflows.checkpoint import Checkpointer
 from hfflows.identity import RunIdentity
 from hfflows.storage import open_store
 from tests.checkpoint import training
+from tests.processes import PROCESSES
 
 KILLS = int(os.environ.get("HFFLOWS_KILLS", "5"))
-
-# A server that has everything imported forks the attempts: milliseconds each.
-processes = multiprocessing.get_context("forkserver")
-# torch._dynamo: what the first optimizer imports.
-processes.set_forkserver_preload(["tests.checkpoint.training", "numpy", "torch._dynamo"])
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400 + 20 * KILLS)]
 
@@ -32,8 +27,8 @@ class Forked:
     """One attempt in a process of its own, and what it says."""
 
     def __init__(self, *arguments):
-        self._hear, say = processes.Pipe(duplex=False)
-        self._process = processes.Process(target=training.forked, args=(arguments, say))
+        self._hear, say = PROCESSES.Pipe(duplex=False)
+        self._process = PROCESSES.Process(target=training.forked, args=(arguments, say))
         self._process.start()
         say.close()
 

@@ -1,6 +1,5 @@
 """Many workers, one download; and a worker that dies while it fetches."""
 
-import multiprocessing
 import os
 import time
 
@@ -12,9 +11,8 @@ from hfflows.artifacts import verify_artifact
 from hfflows.hub import fetch_snapshot
 from hfflows.identity import RunIdentity
 from hfflows.storage import open_store
+from tests.processes import PROCESSES
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([__name__])
 REPO = "org/model"
 FILES = {
     "config.json": b'{"model_type": "bert"}',
