@@ -168,12 +168,9 @@ def test_with_a_disk_that_is_full_now_and_then(small_disk):
     filler = small_disk / "filler"
 
     def fill(_):
-        with filler.open("wb") as file:
-            try:
-                while file.write(b"x" * 65536):
-                    file.flush()
-            except OSError:
-                pass
+        with contextlib.suppress(OSError), filler.open("wb") as file:
+            while file.write(b"x" * 65536):
+                file.flush()
 
     class Filled(Forked):
         def end(self):
