@@ -18,6 +18,7 @@ from hfflows.artifacts._pipeline import (
     Transfer,
     TransferReport,
     Window,
+    put_object,
     transfer_threads,
 )
 from hfflows.artifacts._plans import read_condemned
@@ -36,9 +37,6 @@ ALONE_FROM_BYTES = 1024 * 1024
 
 LARGEST_OBJECT_BYTES = OBJECT_BYTES + 64 * 1024
 """Tensors like round numbers: what a format adds to 16 MiB fits beside them."""
-
-LOOK_BEFORE_BYTES = 256 * 1024
-"""From this size on, asking whether an object is there costs less than sending it."""
 
 
 class _Sent(NamedTuple):
@@ -136,15 +134,9 @@ class NewFile:
             self._segments.append(_Pending(sent, begin, end - begin, digest))
 
     def _put(self, data: Buffer) -> _Sent:
-        size, digest = memoryview(data).nbytes, hashlib.sha256(data).hexdigest()
-        store, report = self._transfer.store, self._transfer.report
+        digest = hashlib.sha256(data).hexdigest()
         key = self._transfer.condemned.usable(keys.object_key(digest))
-        found = store.head(key) if size >= LOOK_BEFORE_BYTES else None
-        if found is not None and found.size_bytes == size:
-            report.count(objects_reused=1)
-        else:
-            store.put(key, data)
-            report.count(objects_sent=1, bytes_sent=size)
+        put_object(self._transfer, key, data)
         return _Sent(key, digest)
 
 

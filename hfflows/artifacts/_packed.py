@@ -29,6 +29,7 @@ from hfflows.artifacts._pipeline import (
     Window,
     fits_one_object,
     packs,
+    put_object,
     read_ahead,
     transfer_threads,
 )
@@ -47,9 +48,6 @@ if TYPE_CHECKING:
 
 PACK_BELOW_BYTES = 1024 * 1024
 """Smaller files share an object; others begin their own, so that they deduplicate."""
-
-LOOK_BEFORE_BYTES = 256 * 1024
-"""From this size on, asking whether an object is there costs less than sending it."""
 
 
 @dataclass(slots=True)
@@ -94,6 +92,7 @@ def write_packed(transfer: Transfer, sources: list[FileSource]) -> list[TreeFile
 
 class _PackedWriter:
     def __init__(self, transfer: Transfer) -> None:
+        self._transfer = transfer
         self._store = transfer.store
         self._report = transfer.report
         self._condemned = transfer.condemned
@@ -204,22 +203,11 @@ class _PackedWriter:
     def put_object(self, data: Buffer, *, digest: str | None = None) -> str:
         """Return the key of an object with these bytes, once it is in the store."""
         digest = digest or hashlib.sha256(data).hexdigest()
-        key, length = self._condemned.usable(keys.object_key(digest)), memoryview(data).nbytes
-        if self._is_stored(key, length):
-            self._report.count(objects_reused=1)
-        else:
-            self._store.put(key, data)
-            self._report.count(objects_sent=1, bytes_sent=length)
+        key = self._condemned.usable(keys.object_key(digest))
+        look = not (self._resend or key in self._partials.damaged)
+        put_object(self._transfer, key, data, is_known=key in self._known, look=look)
         self._known.add(key)
         return key
-
-    def _is_stored(self, key: str, length: int) -> bool:
-        if key in self._known:
-            return True
-        if length < LOOK_BEFORE_BYTES or self._resend or key in self._partials.damaged:
-            return False
-        found = self._store.head(key)
-        return found is not None and found.size_bytes == length
 
     # Content known by its announced sha256 -------------------------------------------
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 OBJECT_BYTES = 16 * 1024 * 1024
 """Size of a packed object, and of the pieces in which any file is moved and checked."""
 
+LOOK_BEFORE_BYTES = 256 * 1024
+"""From this size on, asking whether an object is there costs less than sending it."""
+
 READS_AHEAD = 4
 UPLOADS_IN_FLIGHT = 8
 LEAST_IN_FLIGHT = 2
@@ -74,6 +77,31 @@ class Transfer:
     """What is in the store for certain: not asked for, not sent."""
     resend: bool = False
     """Send every byte, also what the store seems to have: mends damaged objects."""
+
+
+def put_object(
+    transfer: Transfer, key: str, data: Buffer, *, is_known: bool = False, look: bool = True
+) -> None:
+    """Make sure that an object is in the store, and count whether it was sent or found.
+
+    Args:
+        transfer: The save that it is for.
+        key: Under which it may be relied on; see `Condemned.usable`.
+        data: Its bytes.
+        is_known: It is there for certain.
+        look: Whether one that is found there, of this size, may be relied on.
+    """
+    size = memoryview(data).nbytes
+    if is_known or (look and _is_there(transfer.store, key, size)):
+        transfer.report.count(objects_reused=1)
+    else:
+        transfer.store.put(key, data)
+        transfer.report.count(objects_sent=1, bytes_sent=size)
+
+
+def _is_there(store: Store, key: str, size_bytes: int) -> bool:
+    found = store.head(key) if size_bytes >= LOOK_BEFORE_BYTES else None
+    return found is not None and found.size_bytes == size_bytes
 
 
 @dataclass(frozen=True, slots=True)

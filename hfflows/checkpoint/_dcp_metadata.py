@@ -19,6 +19,8 @@ from hfflows.errors import IntegrityError
 if TYPE_CHECKING:
     import io
 
+METADATA_PATH = ".metadata"
+
 _DESCRIPTIONS = "torch.distributed.checkpoint.metadata"
 _ALLOWED = {
     (_DESCRIPTIONS, "BytesStorageMetadata"),
@@ -59,9 +61,10 @@ def read_metadata(stream: io.BytesIO, *, key: str) -> Metadata:
     try:
         metadata = _Reader(stream).load()
     except (pickle.UnpicklingError, AttributeError, EOFError, IndexError, TypeError) as error:
-        msg = f".metadata of {key} is not read: {error}."
-        raise IntegrityError(msg, key=key, path=".metadata") from error
+        msg = f"{METADATA_PATH} of {key} is not read: {error}."
+        raise IntegrityError(msg, key=key, path=METADATA_PATH) from error
     if not isinstance(metadata, Metadata):
-        msg = f".metadata of {key} holds a {type(metadata).__name__}; it was not saved by torch."
-        raise IntegrityError(msg, key=key, path=".metadata")
+        held = type(metadata).__name__
+        msg = f"{METADATA_PATH} of {key} holds a {held}; it was not saved by torch."
+        raise IntegrityError(msg, key=key, path=METADATA_PATH)
     return metadata

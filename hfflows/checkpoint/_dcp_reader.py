@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from hfflows.artifacts import FileRange, read_ranges, read_tree, resolve_ref, store_for
-from hfflows.checkpoint._dcp_metadata import read_metadata
+from hfflows.checkpoint._dcp_metadata import METADATA_PATH, read_metadata
 from hfflows.errors import IntegrityError, SettingsError
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from hfflows.artifacts import RefLike, Tree
     from hfflows.storage import Store
-
-METADATA_PATH = ".metadata"
 
 
 class StoreReader(StorageReader):  # type: ignore[misc] # torch is untyped here

@@ -27,7 +27,9 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from hfflows.artifacts import Tree, new_file, resolve_ref
-from hfflows.checkpoint._distributed import begin_save, retain
+from hfflows.checkpoint._dcp_metadata import METADATA_PATH
+from hfflows.checkpoint._distributed import begin_save, logger
+from hfflows.checkpoint._writer import retain
 from hfflows.errors import SettingsError
 from hfflows.storage import open_store
 
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
     from hfflows.identity import RunIdentity
     from hfflows.refs import ArtifactRef
     from hfflows.storage import Store
-
-METADATA_PATH = ".metadata"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ class StoreWriter(StorageWriter):  # type: ignore[misc] # torch is untyped here
             ref = save.commit(parts)
         finally:
             self._give_up()
-        retain(ref, self._retention, store=self._store)
+        retain(ref, self._retention, store=self._store, log=logger)
 
     @classmethod
     def validate_checkpoint_id(

@@ -13,14 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hfflows import keys
-from hfflows.artifacts import begin_parted_save, prune_lineage, scan, write_part
-from hfflows.errors import (
-    HfflowsError,
-    IntegrityError,
-    MissingDependencyError,
-    SettingsError,
-    StorageError,
-)
+from hfflows.artifacts import begin_parted_save, scan, write_part
+from hfflows.checkpoint._writer import newest_id, retain
+from hfflows.errors import HfflowsError, MissingDependencyError, SettingsError
 from hfflows.identity import inherited_store_url
 from hfflows.refs import ArtifactRef, Producer
 from hfflows.storage import open_store
@@ -110,7 +105,7 @@ def save_together(
         if save is not None:
             save.give_up()
     if ranks.is_first:
-        retain(ref, retention, store=store)
+        retain(ref, retention, store=store, log=logger)
     return ref
 
 
@@ -138,9 +133,7 @@ def begin_save(
     store: Store,
 ) -> PartedSave:
     """Announce a checkpoint that follows the newest of its lineage."""
-    newest = next(iter(store.list(keys.lineage_prefix(identity))), None)
-    after = keys.id_of(newest.key) if newest is not None else None
-    key = keys.checkpoint(identity, name, id=keys.new_id(after=after))
+    key = keys.checkpoint(identity, name, id=keys.new_id(after=newest_id(identity, store)))
     return begin_parted_save(
         key=key.build(),
         kind=keys.CHECKPOINT_KIND,
@@ -150,16 +143,6 @@ def begin_save(
         index_keys=key.latest() if latest else (),
         store=store,
     )
-
-
-def retain(newest: ArtifactRef, policy: RetentionPolicy | None, *, store: Store) -> None:
-    """Delete what the policy gives up; failing to never fails the save."""
-    if policy is None:
-        return
-    try:
-        prune_lineage(newest, policy, store=store)
-    except (StorageError, IntegrityError) as error:
-        logger.warning("Older checkpoints stay for now, pruning them failed: %s", error)
 
 
 # Ranks --------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import shutil
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hfflows.checkpoint._preemption import EXIT_STATUS
-from hfflows.errors import HfflowsError
+from hfflows.errors import HfflowsError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +28,27 @@ def end_as_told() -> NoReturn:
         SystemExit: Always; the checkpointer's context sends what is under way.
     """
     raise SystemExit(EXIT_STATUS)
+
+
+def made_by(maker: str, name: str, checkpointer: Checkpointer) -> Path | None:
+    """Return where a file, or a directory (`name/`), lies in the loaded checkpoint.
+
+    `None` on a first attempt.
+
+    Raises:
+        SettingsError: It is not there: something else than `maker` saved the checkpoint.
+    """
+    ref = checkpointer.info
+    if ref is None:
+        return None
+    path = checkpointer.directory / name
+    if not (path.is_dir() if name.endswith("/") else path.is_file()):
+        msg = (
+            f"Checkpoint {ref.key} has no {name}: it was not saved by {maker}. Give the task "
+            "another key, or load_policy='none'."
+        )
+        raise SettingsError(msg, key=ref.key)
+    return path
 
 
 class TrainingSaves:

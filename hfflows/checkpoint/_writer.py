@@ -109,7 +109,7 @@ class Writer:
             )
             self._newest_id = key.id
             self._build_on(ref)
-        self._retain(ref)
+        retain(ref, self._retention, store=self._store, log=self._log)
         return ref
 
     def build_on(self, ref: ArtifactRef) -> None:
@@ -131,19 +131,30 @@ class Writer:
         """Return what is most like the next save: of its name, else the newest."""
         return self._bases.get(name) or next(reversed(self._bases.values()), None)
 
-    def _retain(self, committed: ArtifactRef) -> None:
-        """Delete what the policy gives up; failing to never fails the save."""
-        if self._retention is None:
-            return
-        try:
-            prune_lineage(committed, self._retention, store=self._store)
-        except (StorageError, IntegrityError) as error:
-            self._log.warning("Older checkpoints stay for now, pruning them failed: %s", error)
-
     def _newest(self) -> str | None:
         """Return the newest id of this lineage: the next one must sort before it."""
         if self._newest_id is None:
-            prefix = keys.lineage_prefix(self._identity)
-            first = next(iter(self._store.list(prefix)), None)
-            self._newest_id = keys.id_of(first.key) if first is not None else None
+            self._newest_id = newest_id(self._identity, self._store)
         return self._newest_id
+
+
+def newest_id(identity: RunIdentity, store: Store) -> str | None:
+    """Return the newest id among an identity's checkpoints; one request."""
+    first = next(iter(store.list(keys.lineage_prefix(identity))), None)
+    return keys.id_of(first.key) if first is not None else None
+
+
+def retain(
+    newest: ArtifactRef,
+    policy: RetentionPolicy | None,
+    *,
+    store: Store,
+    log: logging.Logger | logging.LoggerAdapter[logging.Logger],
+) -> None:
+    """Delete what the policy gives up; failing to never fails the save."""
+    if policy is None:
+        return
+    try:
+        prune_lineage(newest, policy, store=store)
+    except (StorageError, IntegrityError) as error:
+        log.warning("Older checkpoints stay for now, pruning them failed: %s", error)

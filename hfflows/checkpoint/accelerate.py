@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfflows.checkpoint._trainers import TrainingSaves
+from hfflows.checkpoint._trainers import TrainingSaves, made_by
 from hfflows.checkpoint.torch import ResumableLoader
 from hfflows.errors import MissingDependencyError, SettingsError
 
@@ -108,14 +108,8 @@ class AcceleratorCheckpoints:
         """
         found: list[Any] = [None, None]
         if self._accelerator.is_main_process and (ref := self._checkpointer.info) is not None:
-            folder = self._checkpointer.directory / FOLDER_NAME
+            folder = made_by("AcceleratorCheckpoints", f"{FOLDER_NAME}/", self._checkpointer)
             found = [str(folder), dict(ref.metadata)]
-            if not folder.is_dir():
-                msg = (
-                    f"Checkpoint {ref.key} has no {FOLDER_NAME}/: it was not saved by "
-                    "AcceleratorCheckpoints. Give the task another key, or load_policy='none'."
-                )
-                raise SettingsError(msg, key=ref.key)
         where, metadata = self._from_main(found)
         if where is None:
             return {}

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfflows.checkpoint._preemption import EXIT_STATUS
-from hfflows.checkpoint._trainers import TrainingSaves, end_as_told
+from hfflows.checkpoint._trainers import TrainingSaves, end_as_told, made_by
 from hfflows.checkpoint.torch import random_state, restore_random_state
-from hfflows.errors import MissingDependencyError, SettingsError
+from hfflows.errors import MissingDependencyError
 
 try:
     from lightning.pytorch.callbacks import Checkpoint
@@ -96,17 +96,8 @@ class CheckpointCallback(Checkpoint):  # type: ignore[misc] # lightning is not t
         Raises:
             SettingsError: The loaded checkpoint was not made by this callback.
         """
-        ref = self._checkpointer.info
-        if ref is None:
-            return None
-        path = self._checkpointer.directory / FILE_NAME
-        if not path.is_file():
-            msg = (
-                f"Checkpoint {ref.key} has no {FILE_NAME}: it was not saved by a Lightning run. "
-                "Give the task another key, or load_policy='none'."
-            )
-            raise SettingsError(msg, key=ref.key)
-        return str(path)
+        path = made_by("a Lightning run", FILE_NAME, self._checkpointer)
+        return None if path is None else str(path)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what Lightning puts into its checkpoint for this callback."""

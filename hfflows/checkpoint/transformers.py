@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfflows.checkpoint._trainers import TrainingSaves, end_as_told, logger
+from hfflows.checkpoint._trainers import TrainingSaves, end_as_told, logger, made_by
 from hfflows.errors import MissingDependencyError, SettingsError
 
 try:
@@ -76,17 +76,8 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc] # transformers 
         Raises:
             SettingsError: The loaded checkpoint was not made by a Trainer.
         """
-        ref = self._checkpointer.info
-        if ref is None:
-            return None
-        directory = self._checkpointer.directory
-        if not (directory / _STATE_FILE).is_file():
-            msg = (
-                f"Checkpoint {ref.key} has no {_STATE_FILE}: it was not saved by a Trainer. Give "
-                "the task another key, or load_policy='none'."
-            )
-            raise SettingsError(msg, key=ref.key)
-        return str(directory)
+        state = made_by("a Trainer", _STATE_FILE, self._checkpointer)
+        return None if state is None else str(state.parent)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

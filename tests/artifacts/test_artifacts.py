@@ -153,7 +153,7 @@ def test_any_mix_of_sizes_survives_packing(files):
     with pytest.MonkeyPatch.context() as patch, TemporaryTree(files) as (root, out):
         patch.setattr(pipeline, "OBJECT_BYTES", 128)
         patch.setattr(packed, "PACK_BELOW_BYTES", 64)
-        patch.setattr(packed, "LOOK_BEFORE_BYTES", 100)
+        patch.setattr(pipeline, "LOOK_BEFORE_BYTES", 100)
         patch.setattr(runs, "RUN_BYTES", 128)
         store = open_store(f"memory://{root}")
         ref = save_artifact(root, name="m", storage_format="packed", store=store)

@@ -357,7 +357,7 @@ def test_every_version_comes_back_whatever_its_header_claims(tmp_path_factory, v
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "OBJECT_BYTES", 256)
         patch.setattr(packed, "PACK_BELOW_BYTES", 100)
-        patch.setattr(packed, "LOOK_BEFORE_BYTES", 120)
+        patch.setattr(pipeline, "LOOK_BEFORE_BYTES", 120)
         patch.setattr(cuts, "LARGEST_PART_BYTES", 80)
         patch.setattr(cuts, "SMALLEST_GROUP_BYTES", 16)
         refs = []

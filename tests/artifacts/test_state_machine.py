@@ -333,4 +333,4 @@ class TestStore(StoreMachine.TestCase):
     def small_objects(self, monkeypatch):
         monkeypatch.setattr(pipeline, "OBJECT_BYTES", 256)
         monkeypatch.setattr(packed, "PACK_BELOW_BYTES", 64)
-        monkeypatch.setattr(packed, "LOOK_BEFORE_BYTES", 1)
+        monkeypatch.setattr(pipeline, "LOOK_BEFORE_BYTES", 1)
