@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from huggingface_hub import errors as upstream
@@ -171,16 +173,30 @@ def _reason(error: BaseException) -> str:
 
 
 def _seconds_to_wait(response: object) -> float | None:
-    """Return what Retry-After, or RateLimit's `t=`, asks for."""
+    """Return what Retry-After, or RateLimit's `t=`, asks for.
+
+    Source: RFC 9110, section 10.2.3: Retry-After is seconds, or a date; the wait until a date
+    is counted from the answer's own, so that clocks need not agree.
+    """
     headers = getattr(response, "headers", None) or {}
     after = headers.get("Retry-After", "")
     if after.isdigit():
         return float(after)
+    until, now = _time(after), _time(headers.get("Date", ""))
+    if until is not None:
+        return max(0.0, (until - (now or datetime.now(UTC))).total_seconds())
     for part in headers.get("RateLimit", "").split(";"):
         name, _, value = part.strip().partition("=")
         if name == "t" and value.isdigit():
             return float(value) + 1
     return None
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        return parsedate_to_datetime(text).replace(tzinfo=UTC)  # an HTTP date is in GMT always
+    except ValueError:
+        return None
 
 
 def upstream_errors() -> tuple[type[BaseException], ...]:

@@ -33,8 +33,8 @@ class Fault:
 
     status: int | None = None
     """Answer with this status instead of the real answer."""
-    retry_after: int | None = None
-    """Seconds in a `Retry-After` header of that answer."""
+    retry_after: int | str | None = None
+    """Seconds, or a date, in a `Retry-After` header of that answer."""
     rate_limit: str | None = None
     """`RateLimit` header of that answer, for example `"api";r=0;t=1`."""
     headers: Mapping[str, str] = field(default_factory=dict)

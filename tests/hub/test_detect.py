@@ -594,6 +594,7 @@ FAULTS = [
     *({"status": status} for status in (400, 401, 403, 404, 408, 418, 500, 503)),
     {"status": 429, "retry_after": 0},
     {"status": 429, "retry_after": 3600},
+    {"status": 429, "retry_after": "Fri, 01 Jan 2100 00:00:00 GMT"},
     {"status": 429, "rate_limit": '"api";r=0;t=3600'},
     {"hang_up": True},
     {"stall_seconds": 1},
