@@ -208,7 +208,9 @@ def _stream(
         ) as response:
             if response.status_code >= 400:  # noqa: PLR2004
                 response.read()  # the error's text
-            yield response, response.iter_bytes(CHUNK_BYTES)
+            is_decoded = response.is_stream_consumed or "content-encoding" in response.headers
+            # Else as it comes from the network: what decodes it copies it on the way.
+            yield response, response.iter_bytes(CHUNK_BYTES) if is_decoded else response.iter_raw()
     else:
         with session.get(
             url, headers=headers, timeout=timeout, allow_redirects=False, stream=True

@@ -27,7 +27,7 @@ PART_BYTES = 16 * 1024 * 1024
 
 PARTS_IN_FLIGHT = 8
 
-PIECE_BYTES = 1024 * 1024
+PIECE_BYTES = 64 * 1024
 """Piece of a streamed range: what a core's cache holds while it is hashed and written."""
 
 RETRIES: dict[str, Any] = {
