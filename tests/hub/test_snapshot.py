@@ -535,7 +535,9 @@ def test_an_answer_that_is_no_json_is_a_passing_fault(tell, listening):
 # Without the Hub ---------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["argument", "HFFLOWS_HUB_OFFLINE", "HF_HUB_OFFLINE"])
+@pytest.fixture(
+    params=["argument", "HFFLOWS_HUB_OFFLINE", "HF_HUB_OFFLINE", "HF_HUB_OFFLINE, set late"]
+)
 def ask_offline(request, ask, hub, monkeypatch):
     def fetch(*arguments, **options):
         if request.param == "argument":
@@ -544,7 +546,7 @@ def ask_offline(request, ask, hub, monkeypatch):
             if request.param == "HF_HUB_OFFLINE":
                 patch.setattr(client_module.constants, "HF_HUB_OFFLINE", True)
             else:
-                patch.setenv("HFFLOWS_HUB_OFFLINE", "1")
+                patch.setenv(request.param.partition(",")[0], "1")
             return ask(*arguments, **options)
 
     return fetch
