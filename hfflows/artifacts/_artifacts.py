@@ -37,7 +37,7 @@ from hfflows.refs import ArtifactRef, ParentRef, Producer, StorageFormat, parse_
 from hfflows.storage import default_store_url, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from hfflows.artifacts._saves import AnnouncedSave
     from hfflows.storage import Store
@@ -385,13 +385,26 @@ def list_artifacts(
     return list(read_refs(found, store=store))
 
 
-def read_refs(reference_keys: Sequence[str], *, store: Store) -> Iterator[ArtifactRef]:
-    """Yield the references under these keys, read in parallel; deleted ones are left out."""
+def read_refs(
+    reference_keys: Sequence[str],
+    *,
+    store: Store,
+    on_damage: Callable[[IntegrityError], None] | None = None,
+) -> Iterator[ArtifactRef]:
+    """Yield the references under these keys, read in parallel; deleted ones are left out.
+
+    With `on_damage` damaged ones are too, and it is told of each; else one is an error.
+    """
 
     def read(key: str) -> ArtifactRef | None:
         try:
             return resolve_ref(key, store=store)
         except ArtifactNotFoundError:
+            return None
+        except IntegrityError as error:
+            if on_damage is None:
+                raise
+            on_damage(error)
             return None
 
     with ThreadPoolExecutor(DOCUMENTS_IN_FLIGHT, thread_name_prefix="hfflows-list") as pool:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import shutil
-import tempfile
 import threading
 import weakref
 from pathlib import Path
@@ -16,6 +12,7 @@ from hfflows.checkpoint._goodput import Goodput, Meter
 from hfflows.checkpoint._lineage import Lineage
 from hfflows.checkpoint._preemption import EXIT_STATUS, PREEMPTION
 from hfflows.checkpoint._resume import LoadPolicy, Resumed, Resumption
+from hfflows.checkpoint._room import make_room, sweep
 from hfflows.checkpoint._saver import OnError, SavePolicy, Saver, WhenFull, check_option
 from hfflows.checkpoint._writer import SaveOptions, Writer
 from hfflows.errors import SettingsError
@@ -23,11 +20,13 @@ from hfflows.identity import RunIdentity
 from hfflows.storage import open_store
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from hfflows.artifacts import RefLike, RetentionPolicy, TransferReport
     from hfflows.checkpoint._background import PendingSave
+    from hfflows.checkpoint._lineage import Log
     from hfflows.checkpoint._resume import PassedOver
     from hfflows.refs import ArtifactRef, StorageFormat
     from hfflows.storage import Store
@@ -72,20 +71,19 @@ class Checkpointer(Lineage):
         when_full: WhenFull = "wait",
         on_error: OnError = "raise",
         grace_seconds: float | None = None,
-        log: logging.Logger | logging.LoggerAdapter[logging.Logger] | None = None,
+        log: Log | None = None,
         store: Store | None = None,
     ) -> None:
         check_option("load_policy", load_policy, get_args(LoadPolicy))
         policy = SavePolicy(max_in_flight, when_full, on_error, grace_seconds)
-        super().__init__(identity, store or open_store())
+        super().__init__(identity, store or open_store(), log)
         self.load_policy = load_policy
-        self._log = log or logging.getLogger("hfflows.checkpoint")
         self._temp_dir_root = temp_dir_root
         self._meter = Meter()
         self._resumption = Resumption(identity, load_policy, self.store, self._log)
         self._writer = Writer(identity, self.store, retention, self._log)
         self._saver = Saver(self._writer, policy, self._meter, self._log)
-        self._root: Path | None = None
+        self._room: Path | None = None
         self._resumed: Resumed | None = None
         self._remove_room: Callable[[], object] = bool
         self._end_watch: Callable[[], object] | None = None
@@ -118,9 +116,9 @@ class Checkpointer(Lineage):
     def close(self) -> None:
         """Delete the temporary directory; saves under way are not waited for."""
         self._saver.close()
-        if self._root is not None:
+        if self._room is not None:
             self._remove_room()
-            self._root = self._resumed = None
+            self._room = self._resumed = None
         if self._end_watch is not None:
             self._end_watch()
             self._end_watch = None
@@ -135,7 +133,7 @@ class Checkpointer(Lineage):
     def directory(self) -> Path:
         """The working directory: the loaded checkpoint's files, or empty; yours to write."""
         self._start()
-        return self._room() / "checkpoint"
+        return self._own_room() / "checkpoint"
 
     @property
     def is_loaded(self) -> bool:
@@ -156,20 +154,21 @@ class Checkpointer(Lineage):
         """Return the newest checkpoint in the policy's scope: two requests, at any number."""
         return next(self._resumption.candidates(), None)
 
-    def _room(self) -> Path:
+    def _own_room(self) -> Path:
         """Return the temporary directory of this checkpointer."""
-        if self._root is None:
-            if self._temp_dir_root is not None:
-                Path(self._temp_dir_root).mkdir(parents=True, exist_ok=True)
-            self._root = Path(tempfile.mkdtemp(prefix="hfflows-", dir=self._temp_dir_root))
+        if self._room is None:
+            for path in sweep(self._temp_dir_root):
+                self._log.info("Deleted %s, which a killed process had left behind", path)
+            room = make_room(self._temp_dir_root)
             # Saves under way hold the saver, and need the directory.
-            self._remove_room = weakref.finalize(self._saver, _remove_room, self._root, os.getpid())
-        return self._root
+            self._remove_room = weakref.finalize(self._saver, room.remove)
+            self._room = room.path
+        return self._room
 
     def _start(self) -> Resumed:
         if self._resumed is not None:
             return self._resumed
-        directory = self._room() / "checkpoint"
+        directory = self._own_room() / "checkpoint"
         with self._meter.timed("load"):
             resumed = self._resumption.into(directory)
         directory.mkdir(exist_ok=True)
@@ -249,7 +248,7 @@ class Checkpointer(Lineage):
         with self._meter.timed("blocked"):
             if not block:
                 self._watch()
-                pending = self._saver.later(source, options, room=self._room, move=move)
+                pending = self._saver.later(source, options, room=self._own_room, move=move)
                 if path is None:
                     source.mkdir(exist_ok=True)
                 return pending
@@ -358,8 +357,3 @@ class Checkpointer(Lineage):
                 memory.
         """
         return cls(RunIdentity.from_environment(), store=store or inherited_store(), **options)
-
-
-def _remove_room(root: Path, pid: int) -> None:
-    if os.getpid() == pid:  # a forked child must leave its parent's files alone
-        shutil.rmtree(root, ignore_errors=True)

@@ -12,16 +12,14 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from hfflows.checkpoint._dcp_reader import StoreReader
 from hfflows.checkpoint._distributed import Ranks
-from hfflows.checkpoint._resume import mark_broken
-from hfflows.errors import ArtifactNotFoundError, IntegrityError
+from hfflows.checkpoint._resume import BROKEN, mark_broken
+from hfflows.errors import IntegrityError
 
 if TYPE_CHECKING:
     from hfflows.checkpoint._checkpointer import Checkpointer
     from hfflows.refs import ArtifactRef
 
 logger = logging.getLogger("hfflows.checkpoint")
-
-_BROKEN = (IntegrityError, ArtifactNotFoundError)
 
 
 def load_latest(
@@ -54,7 +52,7 @@ def load_latest(
             dcp.load(state, storage_reader=reader, planner=planner, process_group=group)
         except CheckpointException as error:
             causes = [cause for cause, _trace in error.failures.values()]
-            if not all(isinstance(cause, _BROKEN) for cause in causes):
+            if not all(isinstance(cause, BROKEN) for cause in causes):
                 raise
             damage = causes[0]
             ranks.decide(_marking(ref, damage, checkpointer))
@@ -73,7 +71,7 @@ def _newest_readable(checkpointer: Checkpointer) -> ArtifactRef | None:
     while (ref := checkpointer.latest()) is not None:
         try:
             StoreReader(ref, store=checkpointer.store).read_metadata()
-        except _BROKEN as error:
+        except BROKEN as error:
             mark_broken(ref, error, store=checkpointer.store, log=logger)
         else:
             return ref

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import logging
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hfflows import keys
 from hfflows.artifacts import delete_artifact, load_artifact, read_refs, resolve_ref
-from hfflows.errors import ArtifactNotFoundError, CheckpointNotFoundError
+from hfflows.errors import ArtifactNotFoundError, CheckpointNotFoundError, IntegrityError
 
 if TYPE_CHECKING:
     import os
@@ -18,6 +19,23 @@ if TYPE_CHECKING:
     from hfflows.refs import ArtifactRef
     from hfflows.storage import Store
 
+Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointEntry:
+    """What a listing says of a checkpoint; the checkpoint itself was not read.
+
+    Attributes:
+        key: Its key: `load` and `delete` take it in place of a reference.
+        name: Name that it was saved under.
+        attempt: Attempt that saved it.
+    """
+
+    key: str
+    name: str
+    attempt: str
+
 
 class Lineage:
     """What is in the store of one identity's checkpoints.
@@ -25,12 +43,14 @@ class Lineage:
     Args:
         identity: Whose.
         store: Where they lie.
+        log: Where it says what it passed over; `None` means the logger `hfflows.checkpoint`.
     """
 
-    def __init__(self, identity: RunIdentity, store: Store) -> None:
+    def __init__(self, identity: RunIdentity, store: Store, log: Log | None = None) -> None:
         self.identity = identity
         self.store = store
         """Where they lie."""
+        self._log: Log = log or logging.getLogger("hfflows.checkpoint")
 
     def load(self, ref: RefLike, path: str | os.PathLike[str] | None = None) -> Path:
         """Copy any checkpoint into a directory; see `hfflows.load_artifact`.
@@ -43,15 +63,15 @@ class Lineage:
         except ArtifactNotFoundError as error:
             raise CheckpointNotFoundError(str(error), **error.facts) from error
 
-    def list(
+    def entries(
         self,
         name: str | None = None,
         *,
         task: str | None = None,
         attempt: str | None = None,
         full_namespace: bool = False,
-    ) -> list[ArtifactRef]:
-        """Return checkpoints, newest first.
+    ) -> list[CheckpointEntry]:
+        """Return what is to be listed, newest first, and read none: a request for each 1,000.
 
         Args:
             name: Only those saved under this name.
@@ -69,8 +89,28 @@ class Lineage:
                 and name in (None, key.name)
                 and attempt in (None, key.attempt)
             ):
-                found.append(info.key)
-        return [*read_refs(found, store=self.store)]
+                found.append(CheckpointEntry(info.key, key.name, key.attempt))
+        return found
+
+    def list(
+        self,
+        name: str | None = None,
+        *,
+        task: str | None = None,
+        attempt: str | None = None,
+        full_namespace: bool = False,
+    ) -> list[ArtifactRef]:
+        """Return checkpoints, newest first; one that cannot be read is left out with a warning.
+
+        Args:
+            name: Only those saved under this name.
+            task: Of this task instead of the running one, in the same flow.
+            attempt: Only those of this attempt.
+            full_namespace: From every run of the lineage, not only this one.
+        """
+        found = self.entries(name, task=task, attempt=attempt, full_namespace=full_namespace)
+        wanted = [entry.key for entry in found]
+        return [*read_refs(wanted, on_damage=self._pass_over, store=self.store)]
 
     def delete(self, ref: RefLike, *, force: bool = False) -> None:
         """Delete a checkpoint: it is neither listed nor resumed from any more.
@@ -94,3 +134,6 @@ class Lineage:
         except ArtifactNotFoundError as error:
             raise CheckpointNotFoundError(str(error), **error.facts) from error
         delete_artifact(key, force=force, store=self.store)
+
+    def _pass_over(self, error: IntegrityError) -> None:
+        self._log.warning("A checkpoint is unreadable and was passed over: %s", error)

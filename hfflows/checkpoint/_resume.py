@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Literal
 from hfflows import keys
 from hfflows.artifacts import create_document, load_artifact, resolve_ref
 from hfflows.checkpoint._goodput import step_in
-from hfflows.errors import ArtifactNotFoundError, IntegrityError, ObjectExistsError
+from hfflows.errors import (
+    ArtifactNotFoundError,
+    IntegrityError,
+    ObjectExistsError,
+    UnsafePathError,
+)
 
 if TYPE_CHECKING:
     import logging
@@ -26,6 +31,9 @@ if TYPE_CHECKING:
     from hfflows.storage import Store
 
 LoadPolicy = Literal["fresh", "eager", "none"]
+
+BROKEN = (IntegrityError, ArtifactNotFoundError, UnsafePathError)
+"""What says of a checkpoint that no attempt will ever load it; another error may pass."""
 
 _ONE_LISTING = 1000  # keys that a store answers at once
 
@@ -91,7 +99,7 @@ class Resumption:
             steps.append(step_in(ref.metadata))
             try:
                 load_artifact(ref, directory, store=self._store)
-            except (IntegrityError, ArtifactNotFoundError) as error:
+            except BROKEN as error:
                 mark_broken(ref, error, store=self._store, log=self._log)
                 passed_over.append(PassedOver(ref, str(error)))
             else:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from prefect.client.schemas.objects import TaskRun
+    from prefect.context import RunContext
 
 NAMESPACE_VARIABLE = "HFFLOWS_NAMESPACE"
 DEFAULT_NAMESPACE = "default"
@@ -60,7 +61,8 @@ def run_identity(*, key: str | None = None, namespace: str | None = None) -> Run
     flow_count = flow_run.run_count if flow_run is not None else 0
     where = namespace or os.environ.get(NAMESPACE_VARIABLE) or _namespace_of(flow_run)
     if task_context is None:
-        return RunIdentity(where, flow, flow, key or "", scope, f"{flow_count:03d}-000")
+        attempt = f"{flow_count:03d}-000-{_start_of(flow_context)}"
+        return RunIdentity(where, flow, flow, key or "", scope, attempt)
     task_run = task_context.task_run
     scope = scope or str(task_run.id)
     if key is None:
@@ -71,7 +73,10 @@ def run_identity(*, key: str | None = None, namespace: str | None = None) -> Run
         task=task_context.task.name,
         item=key or "",
         run=scope,
-        attempt=f"{flow_count:03d}-{task_run.run_count:03d}-{task_run.id.hex[-8:]}",
+        attempt=(
+            f"{flow_count:03d}-{task_run.run_count:03d}-{_start_of(task_context)}"
+            f"-{task_run.id.hex[-8:]}"
+        ),
     )
 
 
@@ -80,6 +85,15 @@ def producer() -> Producer:
     if TaskRunContext.get() is None and FlowRunContext.get() is None:
         return Producer()
     return Producer.of(run_identity(key=""))
+
+
+def _start_of(context: RunContext | None) -> str:
+    """Return when a body began, in milliseconds and hexadecimal digits that sort.
+
+    Dask and Ray repeat a task as the same task run, with the same count; a subflow's count
+    begins anew with each retry of its parent.
+    """
+    return f"{round(context.start_time.timestamp() * 1000):x}" if context is not None else ""
 
 
 def _namespace_of(flow_run: Any) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from hfflows.artifacts import Tree, TreeFile, load_artifact, scan
+from hfflows.checkpoint._room import Room, make_room, sweep
 from hfflows.errors import SettingsError, TargetError
 from hfflows.storage import Store, open_store
 
@@ -33,32 +32,37 @@ def opened_store(store: StoreLike | None) -> Store:
 class Scratch:
     """Temporary directories that are gone when the context ends.
 
+    Those of a process that was killed go when the next one makes some in the same place.
+
     Args:
         root: Where they are made; `None` means the system's choice.
     """
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
         self._root = root
-        self._made: list[Path] = []
+        self._rooms: dict[Path, Room] = {}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for path in self._made:
+        for path in list(self._rooms):
             self.remove(path)
 
     def new(self) -> Path:
         """Return an empty directory."""
-        if self._root is not None:
-            Path(self._root).mkdir(parents=True, exist_ok=True)
-        path = Path(tempfile.mkdtemp(prefix="hfflows-", dir=self._root))
-        self._made.append(path)
+        sweep(self._root)
+        room = make_room(self._root)
+        path = room.path / "files"
+        self._rooms[path] = room
+        path.mkdir()
         return path
 
     def remove(self, path: Path) -> None:
         """Delete one of the directories now."""
-        shutil.rmtree(path, ignore_errors=True)
+        room = self._rooms.pop(path, None)
+        if room is not None:
+            room.remove()
 
 
 def place(ref: ArtifactRef, path: Path, *, store: Store | None) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -15,6 +15,9 @@ from hfflows.storage import open_store
 from hfflows.tasks._identity import producer, run_identity
 from hfflows.tasks._snapshot import TASK_OPTIONS
 from hfflows.tasks._support import run_logger, show_ref
+
+if TYPE_CHECKING:
+    from hfflows.errors import IntegrityError
 
 
 @task(name="save_model", **TASK_OPTIONS)
@@ -114,6 +117,8 @@ def list_checkpoints(
 ) -> list[ArtifactRef]:
     """Return the checkpoints of a task from all its runs, newest first.
 
+    One that cannot be read is left out, with a warning in the log.
+
     Args:
         task: Name of the task that saved them.
         flow: Name of its flow; `None` means the running one.
@@ -127,4 +132,9 @@ def list_checkpoints(
     opened = open_store(store)
     found = (info.key for info in opened.list(keys.lineage_prefix(lineage)))
     named = [k for k in found if name is None or keys.parse_checkpoint(k).name == name]
-    return list(artifacts.read_refs(named[:limit], store=opened))
+    log = run_logger()  # here: the threads that read have no run
+
+    def pass_over(error: IntegrityError) -> None:
+        log.warning("A checkpoint is unreadable and was passed over: %s", error)
+
+    return list(artifacts.read_refs(named[:limit], on_damage=pass_over, store=opened))

@@ -6,17 +6,17 @@ import pytest
 
 from hfflows import keys
 from hfflows.artifacts import KeepBest, KeepNewest, list_artifacts, read_tree
+from hfflows.artifacts._documents import encode_document, read_document
 from hfflows.checkpoint import Checkpointer, load_model, save_model
 from hfflows.errors import (
     CheckpointNotFoundError,
-    IntegrityError,
     SettingsError,
     StorageUnavailableError,
 )
 from hfflows.identity import RunIdentity
 from hfflows.storage import open_store
 from hfflows.testing import FaultyStore
-from tests.artifacts.weights import KIB, Training
+from tests.artifacts.weights import KIB, Counting, Training
 
 ME = RunIdentity("team", "retrain", "train", run="run-1", attempt="001")
 
@@ -305,7 +305,7 @@ def test_models_are_saved_with_their_parents_and_loaded_by_reference(store, tmp_
     assert (load_model(ref, tmp_path / "o", store=store) / "config.json").read_text() == "{}"
 
 
-def test_a_truncated_checkpoint_reference_is_passed_over(memory_store):
+def test_a_truncated_checkpoint_reference_is_passed_over(memory_store, caplog):
     with Checkpointer(ME, store=memory_store) as first:
         whole = save(first, "whole")
         torn = save(first, "torn")
@@ -313,8 +313,50 @@ def test_a_truncated_checkpoint_reference_is_passed_over(memory_store):
 
     with Checkpointer(ME, store=memory_store) as second:
         assert second.info == whole
-        with pytest.raises(IntegrityError, match=r"damaged|cut short"):
-            second.list()
+        caplog.clear()
+        assert second.list() == [whole]
+        assert torn.key in caplog.text
+        assert [entry.key for entry in second.entries()] == [torn.key, whole.key]
+
+
+def test_a_tree_with_unsafe_paths_is_passed_over_like_any_broken_checkpoint(memory_store, caplog):
+    with Checkpointer(ME, store=memory_store) as first:
+        good = save(first, "good")
+        bad = save(first, "bad")
+    body = read_document(memory_store, keys.tree(bad.key))
+    body["files"][0][0] = "../state.txt"
+    memory_store.put(keys.tree(bad.key), encode_document(body))
+
+    with Checkpointer(ME, store=memory_store) as second:
+        assert second.info == good
+        assert text_in(second) == "good"
+        assert [one.ref for one in second.passed_over] == [bad]
+        assert second.latest() == good
+    assert bad.key in caplog.text
+    assert memory_store.head(keys.broken(bad.key)) is not None
+
+
+def test_a_listing_without_metadata_reads_nothing(memory_store):
+    with Checkpointer(ME, store=memory_store) as first:
+        refs = [save(first, "x", name=name) for name in ("last", "best", "last")]
+    with Checkpointer(replace(ME, attempt="002"), store=memory_store) as second:
+        refs.append(save(second, "y", name="last"))
+    with Checkpointer(replace(ME, run="run-2"), store=memory_store) as other:
+        elsewhere = save(other, "z")
+
+    store = Counting(memory_store)
+    checkpointer = Checkpointer(ME, store=store)
+    found = checkpointer.entries()
+    assert [name for name, _ in store.calls] == ["list"]
+    assert [(one.key, one.name, one.attempt) for one in found] == [
+        (ref.key, ref.name, ref.producer.attempt) for ref in reversed(refs)
+    ]
+    assert [one.key for one in checkpointer.entries("last", attempt="001")] == [
+        refs[2].key,
+        refs[0].key,
+    ]
+    assert checkpointer.entries(full_namespace=True)[0].key == elsewhere.key
+    assert checkpointer.entries(task="other") == []
 
 
 # Retention --------------------------------------------------------------------------------

@@ -1,3 +1,4 @@
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -24,13 +25,22 @@ def retrain():
     pass
 
 
-def identity_in(parameters=None, *, flow_run_id=None, counts=(1, 1), key=None, **options):
+def identity_in(
+    parameters=None,
+    *,
+    flow_run_id=None,
+    task_run_id=None,
+    counts=(1, 1),
+    key=None,
+    start_time=None,
+    **options,
+):
     """Return what `run_identity` says in made-up contexts: no server, no waiting."""
     flow_run = FlowRun(
         id=flow_run_id or uuid4(), flow_id=uuid4(), run_count=counts[0], name="some-name"
     )
     task_run = TaskRun(
-        id=uuid4(),
+        id=task_run_id or uuid4(),
         task_key=train.task_key,
         dynamic_key=str(uuid4()),
         flow_run_id=flow_run.id,
@@ -47,6 +57,7 @@ def identity_in(parameters=None, *, flow_run_id=None, counts=(1, 1), key=None, *
             parameters=parameters or {},
             result_store=ResultStore(),
             persist_result=False,
+            **({"start_time": start_time} if start_time is not None else {}),
         ),
     ):
         return run_identity(key=key, **options)
@@ -70,6 +81,22 @@ def test_all_attempts_of_a_run_share_its_scope_and_differ_in_the_attempt():
     assert {(i.namespace, i.flow, i.task, i.item) for i in attempts} == {
         ("default", "retrain", "train", "")
     }
+
+
+def test_a_task_run_that_is_repeated_as_if_for_the_first_time_is_another_attempt():
+    run, task_run, began = uuid4(), uuid4(), datetime(2026, 11, 21, tzinfo=UTC)
+    attempts = [
+        identity_in(
+            {"lr": 1},
+            flow_run_id=run,
+            task_run_id=task_run,
+            start_time=began + timedelta(milliseconds=late),
+        ).attempt
+        for late in (0, 1, 10**6, 10**9)
+    ]
+
+    assert len(set(attempts)) == 4
+    assert sorted(attempts) == attempts
 
 
 def test_another_run_has_another_scope():

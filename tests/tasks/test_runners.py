@@ -52,6 +52,8 @@ def run(store, prefect_server):
 
 def checkpoints_of_each_call(store):
     refs = hfflows.list_artifacts("checkpoint", store=store)
+    # Each attempt has saved one, and an attempt is no other's, whoever started it again.
+    assert len({(ref.producer.run, ref.producer.attempt) for ref in refs}) == len(refs)
     return sorted(Counter(ref.producer.run for ref in refs).values())
 
 
