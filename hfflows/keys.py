@@ -5,6 +5,7 @@ What lies under the root of a store:
     refs/<kind>/<name>/<id>.json                                   models, exports, any artifact
     refs/checkpoint/<namespace>/<flow>/<task>/<item>/<id>.<run>.<attempt>.<name>.json
     refs/snapshot/<scope…>/<repo_type>/<repo_id>/<commit>/<id>.<selection>.json
+    refs/export/<name>/<id>.<request>.json                         what was asked for, by digest
     trees/<the reference's key without refs/>                      which objects hold its files
     latest/<namespace>/<flow>/<task>/<item>/<run or "lineage">/<the last part of the reference>
                                                                    index: what policies may load
@@ -58,6 +59,7 @@ PLANS = "plans/"
 LEASES = "leases/"
 CHECKPOINT_KIND = "checkpoint"
 SNAPSHOT_KIND = "snapshot"
+EXPORT_KIND = "export"
 EVERYTHING = "all"
 """Selection token of a snapshot that holds the whole repo."""
 
@@ -224,6 +226,17 @@ def artifact(kind: str, name: str, *, id: str) -> str:  # noqa: A002
     return f"{artifact_prefix(kind, name)}{id}.json"
 
 
+def export(name: str, request: str, *, id: str) -> str:  # noqa: A002
+    """Return the key of a new export; `request` is the digest of all that it was asked for."""
+    return artifact(EXPORT_KIND, name, id=f"{id}.{request}")
+
+
+def is_export(key: str, name: str, request: str) -> bool:
+    """Return whether `key` is that of an export of this very name and request."""
+    prefix, _, last = key.rpartition("/")
+    return f"{prefix}/" == artifact_prefix(EXPORT_KIND, name) and last.endswith(f".{request}.json")
+
+
 def id_of(key: str) -> str:
     """Return the id in the last segment of a key.
 
@@ -235,6 +248,15 @@ def id_of(key: str) -> str:
         msg = f"{key!r} does not name one artifact: its last part is not an id."
         raise SettingsError(msg, key=key)
     return found[0]
+
+
+def kind_of(reference_key: str) -> str:
+    """Return the kind of the artifact that a reference's key names.
+
+    Raises:
+        SettingsError: The key is not a reference's.
+    """
+    return _beside(reference_key, "refs").split("/")[1]
 
 
 def lineage_of(reference_key: str) -> str:
@@ -400,6 +422,12 @@ def snapshot_prefix(scope: str, repo_type: RepoType, repo_id: str, commit_hash: 
 def snapshot(prefix: str, selection: str, *, id: str) -> str:  # noqa: A002
     """Return the key of a new snapshot; `selection` says which files it holds."""
     return f"{prefix}{id}.{selection}.json"
+
+
+def commit_of(snapshot_key: str) -> tuple[str, str]:
+    """Return repo id and commit that the key of a snapshot names."""
+    *_scope, repo, commit_hash, _last = snapshot_key.split("/")
+    return decode(repo).replace("--", "/"), commit_hash
 
 
 def selection_of(snapshot_key: str) -> str:

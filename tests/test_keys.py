@@ -134,3 +134,16 @@ def test_scopes_tell_identities_apart():
 def test_an_identity_needs_its_names(part):
     with pytest.raises(SettingsError, match=part):
         RunIdentity(**({"namespace": "n", "flow": "f", "task": "t"} | {part: ""}))
+
+
+def test_a_key_says_of_which_kind_its_artifact_is():
+    assert keys.kind_of(keys.artifact("export", "team/news", id=keys.new_id())) == "export"
+    with pytest.raises(SettingsError):
+        keys.kind_of("refs/../etc")
+
+
+def test_a_snapshots_key_says_repo_and_commit():
+    for repo_id in ("org/model", "bert", "org/a-b.c_d"):
+        prefix = keys.snapshot_prefix("global/", "model", repo_id, "c" * 40)
+        key = keys.snapshot(prefix, keys.EVERYTHING, id=keys.new_id())
+        assert keys.commit_of(key) == (repo_id, "c" * 40)

@@ -38,6 +38,8 @@ from hfflows.artifacts._documents import create_document, read_document
 from hfflows.artifacts._leases import Lease, acquire_lease, lease
 from hfflows.artifacts._lineage import Lineage, Relative, lineage
 from hfflows.artifacts._new_file import NewFile, new_file
+from hfflows.artifacts._onnx_format import OnnxGraph, read_onnx_graph
+from hfflows.artifacts._onnx_set import check_onnx_set, external_data_path, onnx_graphs
 from hfflows.artifacts._parted import PartedSave, begin_parted_save, write_part
 from hfflows.artifacts._pipeline import TransferReport
 from hfflows.artifacts._promote import promote_artifact
@@ -97,6 +99,7 @@ __all__ = [
     "LocalCache",
     "LocalFile",
     "NewFile",
+    "OnnxGraph",
     "PartedSave",
     "PruneReport",
     "ReadRange",
@@ -123,6 +126,7 @@ __all__ = [
     "apply_collection",
     "begin_parted_save",
     "check_free_disk",
+    "check_onnx_set",
     "collect_garbage",
     "commit_artifact",
     "commit_selection",
@@ -133,6 +137,7 @@ __all__ = [
     "delete_artifact",
     "diagnose",
     "export_bundle",
+    "external_data_path",
     "find_damage",
     "import_bundle",
     "lease",
@@ -142,6 +147,7 @@ __all__ = [
     "load_artifact",
     "matches",
     "new_file",
+    "onnx_graphs",
     "open_file",
     "open_safetensors",
     "plan_collection",
@@ -149,6 +155,7 @@ __all__ = [
     "prune_artifacts",
     "prune_lineage",
     "read_document",
+    "read_onnx_graph",
     "read_ranges",
     "read_refs",
     "read_tree",

@@ -4,6 +4,7 @@ from hfflows.hub._cache_layout import load_into_hf_cache
 from hfflows.hub._card import CardContent, Metric
 from hfflows.hub._detect import detect_model_source
 from hfflows.hub._detect_local import ModelSource
+from hfflows.hub._facts import ModelFacts, model_facts
 from hfflows.hub._load import load_snapshot
 from hfflows.hub._options import Slot
 from hfflows.hub._preflight import PlannedFile, SnapshotPlan, inspect_snapshot
@@ -15,6 +16,7 @@ from hfflows.hub._weights import Weights
 __all__ = [
     "CardContent",
     "Metric",
+    "ModelFacts",
     "ModelSource",
     "PlannedFile",
     "PublishResult",
@@ -27,6 +29,7 @@ __all__ = [
     "inspect_snapshot",
     "load_into_hf_cache",
     "load_snapshot",
+    "model_facts",
     "push_to_hub",
     "repair_snapshot",
     "snapshot_download",

@@ -129,6 +129,12 @@ class HubClient:
                 raise ValueError(commit_hash)
             return str(commit_hash)
 
+    def info(self, *, patience: Patience = PATIENT) -> dict[str, Any]:
+        """Return what the Hub says of the repo at the revision, as it says it; one request."""
+        info = self._info(self.repo.revision, patience=patience)
+        with self._parsing():
+            return dict(info)
+
     def check_access(self) -> None:
         """Raise now if files of this repo would be refused; one request."""
         self._get(f"{self._api_url}/auth-check")

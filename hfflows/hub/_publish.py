@@ -14,13 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import CommitOperationAdd
 
-from hfflows.artifacts import open_file, read_tree, resolve_ref, store_for
-from hfflows.errors import RepoNotFoundError, RevisionNotFoundError, SettingsError
+from hfflows.artifacts import check_onnx_set, open_file, read_tree, resolve_ref, store_for
+from hfflows.errors import (
+    ExportError,
+    RepoNotFoundError,
+    RevisionNotFoundError,
+    SettingsError,
+)
 from hfflows.hub._card import render_card
 from hfflows.hub._client import HubClient
 from hfflows.hub._errors import mapped_hub_errors
+from hfflows.hub._wire import check_online
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hfflows.artifacts import RefLike, TreeFile
     from hfflows.hub._card import CardContent
     from hfflows.hub._client import HubFile
@@ -92,13 +100,17 @@ def push_to_hub(
         HubError: The branch has moved since `parent_commit`.
         HubUnavailableError: The Hub does not answer; publishing again sends only the rest.
         SettingsError: Bad repo id; or a card and a README.md in the artifact as well.
+        ExportError: An ONNX graph in it is damaged, or lacks its external data or another part
+            of its model; nothing was changed.
     """
+    check_online()
     store = store_for(ref, store)
     artifact = resolve_ref(ref, store=store)
     files = read_tree(artifact, store=store).files
     if card is not None and any(file.path == CARD for file in files):
         msg = f"{artifact.key} has a {CARD} of its own; publish it without card=."
         raise SettingsError(msg, key=artifact.key)
+    _check_graphs(artifact, files, store)
     client = HubClient(repo_id, revision=revision, token=token, endpoint=endpoint)
     head, existing = _prepare_repo(client, private=private, create_pr=create_pr)
     operations = [
@@ -131,6 +143,16 @@ def push_to_hub(
         files=[operation.path_in_repo for operation in operations],
         bytes_uploaded=sum(operation.upload_info.size for operation in operations),
     )
+
+
+def _check_graphs(artifact: ArtifactRef, files: Sequence[TreeFile], store: Store) -> None:
+    """Refuse ONNX files that nobody could run: those who fetch them would find out."""
+    sizes = {file.path: file.size_bytes for file in files}
+    try:
+        check_onnx_set(sizes, lambda path: open_file(artifact, path, store=store))
+    except ExportError as error:
+        msg = f"{artifact.key} was not published: {error}"
+        raise ExportError(msg, key=artifact.key, **error.facts) from error
 
 
 def _prepare_repo(

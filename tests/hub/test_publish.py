@@ -11,7 +11,11 @@ from hfflows.hub._card import BEGIN, END, render_card
 from hfflows.testing import Fault
 
 REPO = "local-user/news"
-FILES = {"config.json": b"{}", "model.onnx": os.urandom(2_000_000), "sub/tokenizer.json": b"[1]"}
+FILES = {
+    "config.json": b"{}",
+    "model.safetensors": os.urandom(2_000_000),
+    "sub/tokenizer.json": b"[1]",
+}
 
 
 @pytest.fixture
@@ -196,3 +200,51 @@ def test_the_result_is_plain_json(push, ref):
     document = push(ref).to_json()
     assert document["url"].endswith(REPO)
     assert document["pr_url"] is None
+
+
+# ONNX files ------------------------------------------------------------------------------
+
+
+def field(number, content):
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+def with_external_weights():
+    """Return a graph with 16 bytes of weights in `w.data`, by hand: onnx is not everywhere."""
+    facts = {b"location": b"w.data", b"length": b"16"}
+    entries = [field(13, field(1, key) + field(2, value)) for key, value in facts.items()]
+    tensor = field(8, b"weight") + b"".join(entries) + bytes([14 << 3, 1])
+    return bytes([1 << 3, 9]) + field(7, field(5, tensor)) + field(8, bytes([2 << 3, 17]))
+
+
+@pytest.fixture
+def onnx_directory(tmp_path):
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_bytes(with_external_weights())
+    (tmp_path / "onnx" / "w.data").write_bytes(bytes(16))
+    return tmp_path / "onnx"
+
+
+def saved(directory, store):
+    return hfflows.save_artifact(directory, kind="export", name="x", store=store)
+
+
+def test_an_onnx_model_goes_with_the_weights_beside_it(push, onnx_directory, memory_store):
+    assert push(saved(onnx_directory, memory_store)).files == ["model.onnx", "w.data"]
+
+
+def test_an_onnx_model_without_its_weights_is_not_published(
+    push, onnx_directory, memory_store, hub
+):
+    (onnx_directory / "w.data").unlink()
+    ref = saved(onnx_directory, memory_store)
+    hub.reset_counts()
+    with pytest.raises(hfflows.ExportError, match=f"{ref.key} was not published: model.onnx needs"):
+        push(ref)
+    assert hub.count("/") == 0  # nothing was asked, made or sent
+
+
+def test_what_is_called_onnx_and_is_not_is_not_published(push, onnx_directory, memory_store):
+    (onnx_directory / "other.onnx").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(hfflows.ExportError, match=r"other\.onnx is damaged"):
+        push(saved(onnx_directory, memory_store))
