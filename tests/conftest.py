@@ -48,3 +48,12 @@ def memory_store():
     store = open_store(f"memory://{os.urandom(8).hex()}")
     yield store
     store.delete([info.key for info in store.list("")])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_configs(tmp_path_factory):
+    """Keep models' small files apart from those of whoever runs the tests."""
+    directory = tmp_path_factory.mktemp("configs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hfflows.export._config.default_root", lambda: directory)
+        yield

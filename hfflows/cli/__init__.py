@@ -7,14 +7,14 @@ import sys
 from typing import TYPE_CHECKING
 
 import hfflows
-from hfflows.cli import _doctor, _keep, _look, _move, _sound
+from hfflows.cli import _doctor, _export, _keep, _look, _move, _sound
 from hfflows.cli._command import COMMANDS
 from hfflows.errors import HfflowsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMAND_MODULES = (_look, _move, _keep, _sound, _doctor)
+COMMAND_MODULES = (_look, _export, _move, _keep, _sound, _doctor)
 """Importing one registers its commands."""
 
 

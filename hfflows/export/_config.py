@@ -1,117 +1,60 @@
-"""Config and preprocessor of a model: from a directory, or from the ONNX file alone.
+"""Config and preprocessor of a model from its ONNX file alone.
 
-    metadata ─hub→   snapshot of the recorded commit, from the store if it is there
-             └local→ the exported model's artifact, by its key, checked against its digest
+    metadata ─→ this thread's own, loaded before
+              → files kept on this machine, verified
+              → the store: the artifact whose key and digest are recorded,
+                           or a snapshot of the recorded commit
+              → the Hub, at that commit, by way of the store
 
-Only small files are moved. What to load is decided by which files there are, never by
-trial and error, which would hide a refused token behind a wrong class.
+Only small files are moved, and only what is missing.
 """
 
 from __future__ import annotations
 
-import json
-import tempfile
+import re
 import threading
 from collections import OrderedDict
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfflows.artifacts import load_artifact, resolve_ref
-from hfflows.errors import (
-    ArtifactNotFoundError,
-    ExportError,
-    IntegrityError,
-    MetadataError,
-    MissingDependencyError,
-)
+from hfflows.artifacts import load_artifact
+from hfflows.errors import MetadataError
 from hfflows.export import _schema as schema
+from hfflows.export._config_cache import ConfigCache, default_root, keep
+from hfflows.export._config_origin import Origin, held_artifact, local_model, origin_of
+from hfflows.export._dispatch import (
+    CODE_PATTERNS,
+    CONFIG_PATTERNS,
+    TOKENIZER_FILES,
+    load_config,
+    load_preprocessor,
+)
 from hfflows.export._metadata import read_onnx_metadata
 from hfflows.hub import snapshot_download
 from hfflows.storage import open_store
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
 
     from hfflows.refs import ArtifactRef
     from hfflows.storage import Store
 
-CONFIG_PATTERNS = ("*.json", "*.txt", "*.model", "*.jinja")
-"""Files that configs, tokenizers and processors are made of; no weights, no code."""
+__all__ = [
+    "CONFIG_PATTERNS",
+    "TOKENIZER_FILES",
+    "HubConfigLoader",
+    "load_config",
+    "load_preprocessor",
+]
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-)
-MODELS_KEPT = 16
+LOADED_KEPT = 32
+"""Configs and preprocessors that each thread keeps; those used least recently go first."""
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_LOADERS = {"config": load_config, "preprocessor": load_preprocessor}
 
 _kept = threading.local()  # fast tokenizers shared by threads silently give wrong results
-
-
-def load_config(directory: str | os.PathLike[str], *, trust_remote_code: bool = False) -> Any:
-    """Return the transformers config in a directory.
-
-    Raises:
-        ExportError: There is none, or transformers does not know it.
-        MissingDependencyError: transformers is not installed.
-    """
-    return _from_directory("AutoConfig", Path(directory), trust_remote_code=trust_remote_code)
-
-
-def load_preprocessor(directory: str | os.PathLike[str], *, trust_remote_code: bool = False) -> Any:
-    """Return the tokenizer, image processor, feature extractor or processor in a directory.
-
-    Raises:
-        ExportError: There is none, or transformers does not know it.
-        MissingDependencyError: transformers is not installed.
-    """
-    path = Path(directory)
-    return _from_directory(_auto_class(path), path, trust_remote_code=trust_remote_code)
-
-
-def _auto_class(directory: Path) -> str:
-    """Return which of transformers' Auto classes the files call for."""
-    has_tokenizer = any((directory / name).is_file() for name in TOKENIZER_FILES)
-    described = directory / "preprocessor_config.json"
-    if (directory / "processor_config.json").is_file() or (described.is_file() and has_tokenizer):
-        return "AutoProcessor"
-    if described.is_file():
-        try:
-            facts = json.loads(described.read_text(encoding="utf-8"))
-        except ValueError as error:
-            msg = f"{described} is not readable JSON."
-            raise ExportError(msg, path=str(described)) from error
-        is_audio = "feature_extractor_type" in facts and "image_processor_type" not in facts
-        return "AutoFeatureExtractor" if is_audio else "AutoImageProcessor"
-    if has_tokenizer:
-        return "AutoTokenizer"
-    msg = f"{directory} holds no tokenizer, image processor or feature extractor."
-    raise ExportError(msg, path=str(directory))
-
-
-def _from_directory(auto_class: str, directory: Path, *, trust_remote_code: bool) -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        msg = "Configs and preprocessors need transformers: pip install 'hfflows[transformers]'."
-        raise MissingDependencyError(msg) from error
-    try:
-        return getattr(transformers, auto_class).from_pretrained(
-            str(directory), local_files_only=True, trust_remote_code=trust_remote_code
-        )
-    except ImportError as error:
-        first = str(error).strip().partition("\n")[0]
-        msg = f"{auto_class} for {directory} needs a package that is not installed: {first}"
-        raise MissingDependencyError(msg, path=str(directory)) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        first = str(error).strip().partition("\n")[0]
-        msg = f"{auto_class} cannot load {directory}: {first}"
-        raise ExportError(msg, path=str(directory)) from error
 
 
 class HubConfigLoader:
@@ -122,20 +65,24 @@ class HubConfigLoader:
         token: For the Hub; `None` takes `HF_TOKEN` or the token of `hf auth login`.
         endpoint: Of a Hub of your own; `None` means `HF_ENDPOINT`.
         trust_remote_code: Run the repo's own code, at the recorded commit.
+        cache_dir: Where the small files are kept on this machine; `None` means `configs` in
+            `HFFLOWS_CACHE_DIR`, else `hfflows/configs` in the user's cache.
     """
 
     def __init__(
         self,
         store: Store | None = None,
         *,
-        token: str | None = None,
+        token: str | bool | None = None,
         endpoint: str | None = None,
         trust_remote_code: bool = False,
+        cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._store = store
+        self._given_store = store
         self._token = token
         self._endpoint = endpoint
         self._trust_remote_code = trust_remote_code
+        self._cache_dir = None if cache_dir is None else Path(cache_dir)
 
     def load_from_onnx(
         self, onnx_path: str | os.PathLike[str], *, force_download: bool = False
@@ -145,91 +92,119 @@ class HubConfigLoader:
         Each thread keeps those it loaded last: they are its own to use and not to change.
 
         Args:
-            onnx_path: A file that `inject_hub_metadata` wrote into.
-            force_download: Fetch from the Hub what the store has.
+            onnx_path: A file that `inject_hub_metadata` wrote into, or what else
+                `read_onnx_metadata` takes.
+            force_download: Fetch from the Hub what the store or this machine has.
 
         Raises:
             MetadataError: The file does not say where it came from, or is damaged.
-            ArtifactNotFoundError: The exported model is not in this store.
+            ArtifactNotFoundError: The exported model is not in this store; or the Hub may not
+                be asked, and the store has no snapshot.
             IntegrityError: The artifact under the recorded key is another one.
-            HubError: The Hub refuses or does not answer, and the store has no snapshot.
+            RepoNotFoundError, RevisionNotFoundError: The Hub has no such repo or commit, or a
+                private one that this token may not see.
+            GatedRepoError, HubAccessError: The token does not open it.
+            HubUnavailableError: The Hub does not answer, and the store has no snapshot.
             ExportError: transformers cannot load what was found.
+            MissingDependencyError: transformers, or a package that this model needs, is not
+                installed.
         """
-        metadata = read_onnx_metadata(onnx_path)
-        store = self._store or open_store()
-        kind = metadata.get(schema.MODEL_TYPE)
-        if kind == "hub":
-            identity = (metadata.get(schema.HUB_ID), metadata.get(schema.HUB_REVISION))
-        elif kind == "local":
-            identity = (metadata.get(schema.MODEL_KEY), metadata.get(schema.MODEL_DIGEST))
-        else:
-            identity = (None, None)
-        if not all(identity):
+        origin = self._origin(onnx_path)
+        if force_download:
+            self._files(origin, force=True)
+            for part in _LOADERS:
+                _thread_cache().pop(self._cache_key(origin, part), None)
+        return self._part(origin, "config"), self._part(origin, "preprocessor")
+
+    def load_config(self, onnx_path: str | os.PathLike[str]) -> Any:
+        """Return the config alone; raises as `load_from_onnx`."""
+        return self._part(self._origin(onnx_path), "config")
+
+    def load_preprocessor(self, onnx_path: str | os.PathLike[str]) -> Any:
+        """Return the preprocessor alone; raises as `load_from_onnx`."""
+        return self._part(self._origin(onnx_path), "preprocessor")
+
+    def files_of(self, onnx_path: str | os.PathLike[str], *, force_download: bool = False) -> Path:
+        """Return the directory with the model's small files, which is not to be changed.
+
+        Needs no transformers: for readers of `tokenizer.json` and `config.json` themselves.
+        Raises as `load_from_onnx`.
+        """
+        return self._files(self._origin(onnx_path), force=force_download)
+
+    def extract_metadata(self, onnx_path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Return the entries of hfflows as values; see `parse_metadata`.
+
+        Raises:
+            MetadataError, SettingsError: As `read_onnx_metadata`.
+        """
+        return schema.parse_metadata(read_onnx_metadata(onnx_path, store=self._given_store))
+
+    # Loading -------------------------------------------------------------------------
+
+    @cached_property
+    def _store(self) -> Store:
+        return self._given_store or open_store()
+
+    def _origin(self, onnx_path: str | os.PathLike[str]) -> Origin:
+        origin = origin_of(read_onnx_metadata(onnx_path, store=self._given_store), onnx_path)
+        is_whole = origin.kind == "local" or _COMMIT.fullmatch(origin.version)
+        if self._trust_remote_code and not is_whole:
             msg = (
-                f"{onnx_path} does not say where its config is; write it with "
-                "inject_hub_metadata, or export with export_and_inject."
+                f"{onnx_path} names no full commit, and code is run at a recorded commit only; "
+                "inject its metadata again."
             )
             raise MetadataError(msg, path=str(onnx_path))
-        key = (*identity, store.url, self._trust_remote_code)
-        kept: OrderedDict[tuple[Any, ...], tuple[Any, Any]] = _thread_cache()
-        if key not in kept or force_download:
-            if kind == "hub":
-                ref = self._hub_files(metadata, store, force=force_download)
-            else:
-                ref = _local_model(metadata, store)
-            kept[key] = self._load(ref, store)
+        return origin
+
+    def _cache_key(self, origin: Origin, part: str) -> tuple[Any, ...]:
+        found = (origin.kind, origin.name, origin.version, origin.subfolder)
+        return (*found, self._store.url, self._trust_remote_code, part)
+
+    def _part(self, origin: Origin, part: str) -> Any:
+        kept, key = _thread_cache(), self._cache_key(origin, part)
+        if key not in kept:
+            directory = self._files(origin)
+            kept[key] = _LOADERS[part](directory, trust_remote_code=self._trust_remote_code)
         kept.move_to_end(key)
-        while len(kept) > MODELS_KEPT:
+        while len(kept) > LOADED_KEPT:
             kept.popitem(last=False)
         return kept[key]
 
-    def _hub_files(self, metadata: Mapping[str, str], store: Store, *, force: bool) -> ArtifactRef:
-        code = ("*.py",) if self._trust_remote_code else ()
-        return snapshot_download(
-            metadata[schema.HUB_ID],
-            revision=metadata[schema.HUB_REVISION],
-            allow_patterns=[*CONFIG_PATTERNS, *code],
+    # Files ---------------------------------------------------------------------------
+
+    def _files(self, origin: Origin, *, force: bool = False) -> Path:
+        code = CODE_PATTERNS if self._trust_remote_code else ()
+        patterns = (*CONFIG_PATTERNS, *code)
+        # What another store says of a commit is not believed.
+        identity = (origin.kind, origin.name, origin.version, self._store.url, *patterns)
+        cache = ConfigCache(self._cache_dir or default_root())
+        directory = None if force else cache.find(identity)
+        if directory is None:
+            ref = self._artifact(origin, patterns, force=force)
+            fill = partial(load_artifact, ref, allow_patterns=patterns, store=self._store)
+            directory = keep(cache, identity, fill, replace=force)
+        return directory / origin.subfolder if origin.subfolder else directory
+
+    def _artifact(self, origin: Origin, patterns: tuple[str, ...], *, force: bool) -> ArtifactRef:
+        if origin.kind == "local":
+            return local_model(origin, self._store)
+        held = None if force else held_artifact(origin, self._store)
+        return held or snapshot_download(
+            origin.name,
+            revision=origin.version,
+            allow_patterns=patterns,
             cache_scope="global",
             force_download=force,
+            max_age=float("inf"),  # a commit cut short by earlier writers stays what it was
             token=self._token,
             endpoint=self._endpoint,
-            store=store,
+            store=self._store,
         )
 
-    def _load(self, ref: ArtifactRef, store: Store) -> tuple[Any, Any]:
-        patterns = [*CONFIG_PATTERNS, *(["*.py"] if self._trust_remote_code else [])]
-        with tempfile.TemporaryDirectory(prefix="hfflows-config-") as scratch:
-            directory = load_artifact(
-                ref, Path(scratch) / "config", allow_patterns=patterns, store=store
-            )
-            trust = self._trust_remote_code
-            config = load_config(directory, trust_remote_code=trust)
-            return config, load_preprocessor(directory, trust_remote_code=trust)
 
-
-def _local_model(metadata: Mapping[str, str], store: Store) -> ArtifactRef:
-    """Return the exported model's reference.
-
-    The store's URL in the file is only told, not opened: a file from elsewhere must not
-    decide what this process connects to.
-    """
-    key, recorded = metadata[schema.MODEL_KEY], metadata.get(schema.STORE_URL, "its store")
-    try:
-        ref = resolve_ref(key, store=store)
-    except ArtifactNotFoundError as error:
-        msg = (
-            f"{store.url} has no {key}, from which the file was exported; it was saved in "
-            f"{recorded}: pass HubConfigLoader(open_store(…)) with that."
-        )
-        raise ArtifactNotFoundError(msg, key=key, store_url=store.url) from error
-    if ref.digest != metadata[schema.MODEL_DIGEST]:
-        msg = f"{key} in {store.url} holds other files than the file was exported from."
-        raise IntegrityError(msg, key=key)
-    return ref
-
-
-def _thread_cache() -> OrderedDict[tuple[Any, ...], tuple[Any, Any]]:
-    if not hasattr(_kept, "models"):
-        _kept.models = OrderedDict()
-    found: OrderedDict[tuple[Any, ...], tuple[Any, Any]] = _kept.models
+def _thread_cache() -> OrderedDict[tuple[Any, ...], Any]:
+    if not hasattr(_kept, "loaded"):
+        _kept.loaded = OrderedDict()
+    found: OrderedDict[tuple[Any, ...], Any] = _kept.loaded
     return found

@@ -1,168 +1,222 @@
-"""A transformers directory to ONNX, in a process of its own.
-
-Exporters patch torch while they run: in a thread they break each other and leave torch
-patched. A process also bounds time and gives its memory back.
-"""
+"""A transformers model to ONNX: from a stored artifact, a directory or memory to a directory."""
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import subprocess
-import sys
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from hfflows import errors
-from hfflows.errors import ExportError, MissingDependencyError, SettingsError, TargetError
+from hfflows.artifacts import RefLike, load_artifact, resolve_ref, store_for
+from hfflows.errors import ExportError, SettingsError, TargetError
+from hfflows.export._process import DEFAULT_TIMEOUT_SECONDS, check_limits, run_worker
+from hfflows.export._report import ExportReport
+from hfflows.export._settings import DEFAULT_PARITY_TOLERANCE, ExportSettings
+from hfflows.refs import ArtifactRef
 
-Backend = Literal["auto", "transformers", "torchscript"]
-DEFAULT_PARITY_TOLERANCE = 1e-3
-LINES_OF_OUTPUT = 12
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
+    from hfflows.export._settings import Backend, Dtype, Pooling, Variant
+    from hfflows.storage import Store
 
-@dataclass(frozen=True, slots=True)
-class ExportReport:
-    """What was exported and how well it agrees with torch."""
+__all__ = ["ExportReport", "export_directory", "export_onnx", "load_model_files"]
 
-    directory: Path
-    files: list[str]
-    """Relative paths; `model.onnx` is the graph."""
-    pipeline_tag: str
-    architecture: str
-    backend: str
-    """Exporter and the versions it ran on."""
-    fallback_reason: str
-    """Why not the first exporter; empty when it was."""
-    opset: int
-    input_names: list[str]
-    output_names: list[str]
-    parity_max_difference: float
-    """Largest absolute difference between ONNX Runtime's and torch's outputs."""
-    parity_tolerance: float
-    parity_inputs: list[list[int]]
-    """Shapes on which they were compared."""
-    seconds: float
+NOT_NEEDED = ("onnx/*", "openvino/*", "coreml/*", "*.h5", "*.msgpack", "*.ot", "*.tflite")
+"""The same weights for other runtimes, which many repos hold: never moved for an export."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the plain document that a task hands on."""
-        return asdict(replace(self)) | {"directory": str(self.directory)}
+Source = Callable[[Path], Path]
+"""Brings a model into a scratch directory, or finds it where it is, and returns where."""
 
 
 def export_onnx(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | RefLike | Any,
     output: str | os.PathLike[str],
     *,
     pipeline_tag: str | None = None,
     opset: int | None = None,
+    dtype: Dtype | None = None,
     backend: Backend = "auto",
-    dtype: str | None = None,
+    variants: Sequence[Variant] = (),
+    pooling: Pooling = "record",
+    trust_remote_code: bool = False,
     parity_tolerance: float = DEFAULT_PARITY_TOLERANCE,
-    timeout_seconds: float = 1800.0,
+    preprocessor: Any = None,
+    memory_limit_bytes: int | None = None,
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    store: Store | None = None,
 ) -> ExportReport:
-    """Export a model directory to `output/model.onnx` with its config and tokenizer files.
+    """Export a model to a directory: graph or graphs, config and preprocessor files.
 
-    Batch and sequence stay symbolic axes. ONNX Runtime is compared with torch on texts of
-    several lengths, padded left and right; beyond the tolerance nothing is left.
+    Batch, sequence and whatever else varies stay symbolic axes. ONNX Runtime is compared with
+    torch on inputs of several shapes, texts padded left and right; beyond the tolerance
+    nothing is left. It runs in a process of its own, which gives its memory back.
 
     Args:
-        source: Directory of a transformers model; its files are copied as they are, not
-            saved anew, so that older versions of transformers read them too.
+        source: A stored artifact (reference, its dict, or its key), the directory of a
+            transformers model, or a loaded model. Of the first two, config and preprocessor
+            files are copied as they are.
         output: Absent or empty directory.
         pipeline_tag: What the model is for; `None` reads it from the config.
         opset: ONNX opset; `None` is the exporter's default.
-        backend: `transformers` is its own exporter, `torchscript` torch's older one, `auto`
-            the first that works.
-        dtype: `float32`, or `None`, which means the same; others come later.
-        parity_tolerance: Largest absolute difference accepted.
-        timeout_seconds: The export is killed after this long.
+        dtype: `float32`, or `float16` for weights and computation; `None` means `float32`.
+        backend: `transformers` is its own exporter, `torchscript` torch's older one,
+            `optimum` the one of optimum-onnx, which needs an environment of its own; `auto`
+            takes the first that works.
+        variants: `int8` (weights of matrix products quantised, activations as they come) and
+            `fp16` (inputs and outputs stay float32), each a file beside every float32 graph.
+        pooling: For sentence-transformers: `record` notes how tokens are pooled, `graph` also
+            gives the graph an output `sentence_embedding`.
+        trust_remote_code: Run the code that comes with the model.
+        parity_tolerance: Largest absolute difference from torch that is accepted.
+        preprocessor: Tokenizer, image processor, … of a loaded model; without it nothing is
+            known that texts could be made into inputs with. It is saved anew, which
+            transformers 5 does in a form that 4.57 cannot read (`TokenizersBackend`): where
+            that matters, export the directory it came from.
+        memory_limit_bytes: The export is stopped when its processes hold more, not counting
+            files that are mapped. Looked at 20 times a second; Linux only.
+        timeout_seconds: The export is stopped after this long.
+        store: Where a reference is; `None` means the store it names.
 
     Raises:
-        SettingsError: No model at `source`, or a bad option.
+        SettingsError: No model at `source`, or a bad option; nothing was touched.
         TargetError: `output` is not empty.
+        ArtifactNotFoundError, IntegrityError: As `hfflows.load_artifact`.
         UnsupportedModelError: No exporter here for this architecture or tag.
-        ParityError: The graph answers differently.
-        ExportError: The export failed or took too long; carries its last words.
+        ParityError: A graph answers differently; names the variant if it is one.
+        ExportError: The export failed, took too long or too much memory; `error.printed` has
+            its last words.
         MissingDependencyError: The extra `export` is not installed.
     """
-    source, output = Path(source).resolve(), Path(output).resolve()
-    if not (source / "config.json").is_file():
-        msg = f"{source} holds no config.json; export a transformers model directory."
-        raise SettingsError(msg, path=str(source))
-    if backend not in ("auto", "transformers", "torchscript"):
-        msg = f"backend={backend!r} is none of 'auto', 'transformers', 'torchscript'."
-        raise SettingsError(msg)
-    if dtype not in (None, "float32"):
-        msg = f"dtype={dtype!r}: exports are in float32 so far; leave it out."
-        raise SettingsError(msg, dtype=dtype)
-    if not parity_tolerance >= 0 or timeout_seconds <= 0:
-        msg = "parity_tolerance must not be negative, and timeout_seconds must be positive."
-        raise SettingsError(msg)
+    settings = ExportSettings(
+        pipeline_tag=pipeline_tag,
+        opset=opset,
+        dtype=dtype or "float32",
+        backend=backend,
+        variants=variants,  # type: ignore[arg-type] # checked there, and made a tuple
+        pooling=pooling,
+        trust_remote_code=trust_remote_code,
+        parity_tolerance=parity_tolerance,
+    )
+    check_limits(timeout_seconds, memory_limit_bytes)
+    target = Path(output).resolve()
+    found = _source_of(source, preprocessor, store)
+    return export_directory(
+        found,
+        target,
+        settings,
+        memory_limit_bytes=memory_limit_bytes,
+        timeout_seconds=timeout_seconds,
+    )
+
+
+def export_directory(
+    source: Source,
+    output: Path,
+    settings: ExportSettings,
+    *,
+    memory_limit_bytes: int | None,
+    timeout_seconds: float,
+) -> ExportReport:
+    """Export what `source` brings; see `export_onnx`. What is asked for was checked before."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         msg = f"{output} is not an empty directory; export to a new one."
         raise TargetError(msg, path=str(output))
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as name:
+        scratch = Path(name)
+        directory = source(scratch)
         request = {
-            "source": str(source),
-            "output": str(Path(scratch) / "files"),
-            "pipeline_tag": pipeline_tag,
-            "opset": opset,
-            "backend": backend,
-            "parity_tolerance": parity_tolerance,
+            "source": str(directory),
+            "output": str(scratch / "files"),
+            "settings": settings.to_json(),
         }
-        report = _run_worker(request, Path(scratch), timeout_seconds)
+        report = run_worker(
+            request,
+            scratch,
+            subject=f"The export of {directory}",
+            timeout_seconds=timeout_seconds,
+            memory_limit_bytes=memory_limit_bytes,
+        )
         if output.exists():
             output.rmdir()
-        (Path(scratch) / "files").rename(output)
+        (scratch / "files").rename(output)
     return ExportReport(directory=output, **report)
 
 
-def _run_worker(request: dict[str, Any], scratch: Path, timeout_seconds: float) -> dict[str, Any]:
-    (scratch / "request.json").write_text(json.dumps(request), encoding="utf-8")
-    reply, output = scratch / "reply.json", scratch / "output.log"
-    command = [sys.executable, "-m", "hfflows.export._worker", str(scratch)]
-    here = str(Path(__file__).parents[2])  # found also where hfflows is not installed
-    paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-    with output.open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603 - our own module
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"},
-            start_new_session=True,  # its own children end with it
+def _source_of(source: Any, preprocessor: Any, store: Store | None) -> Source:
+    """Return what brings the model in; nothing is moved yet."""
+    if callable(getattr(source, "save_pretrained", None)):
+        return _in_memory(source, preprocessor)
+    if preprocessor is not None:
+        msg = "preprocessor= is for a loaded model; a stored one has its own files."
+        raise SettingsError(msg)
+    if isinstance(source, ArtifactRef | Mapping) or _is_key(source):
+        return _stored(source, store)
+    if not isinstance(source, str | os.PathLike):
+        msg = (
+            "Export a reference, the directory of a transformers model, or a loaded model; got "
+            f"{type(source).__name__}."
         )
+        raise SettingsError(msg)
+    directory = Path(source).resolve()
+    _check_model(directory, str(directory))
+    return lambda _scratch: directory
+
+
+def _is_key(source: object) -> bool:
+    return isinstance(source, str) and source.startswith("refs/")
+
+
+def _stored(reference: RefLike, store: Store | None) -> Source:
+    opened = store_for(reference, store)
+    ref = resolve_ref(reference, store=opened)
+
+    return lambda scratch: load_model_files(ref, scratch / "model", store=opened)
+
+
+def load_model_files(ref: ArtifactRef, directory: Path, *, store: Store) -> Path:
+    """Copy what an export needs of a stored model into a directory.
+
+    Raises:
+        SettingsError: The artifact is no transformers model.
+        As `hfflows.load_artifact`.
+    """
+    load_artifact(ref, directory, ignore_patterns=NOT_NEEDED, store=store)
+    _check_model(directory, ref.key)
+    return directory
+
+
+def _check_model(directory: Path, name: str) -> None:
+    if not (directory / "config.json").is_file():
+        msg = (
+            f"{name} holds no config.json; export a transformers model directory. A Hub repo is "
+            "brought in by hfflows.snapshot_download."
+        )
+        raise SettingsError(msg, source=name)
+
+
+def _in_memory(model: Any, preprocessor: Any) -> Source:
+    for what, value in (("preprocessor", preprocessor), ("model", model)):
+        if value is not None and not callable(getattr(value, "save_pretrained", None)):
+            msg = f"The {what} is a {type(value).__name__}, which has no save_pretrained."
+            raise SettingsError(msg)
+    if getattr(model, "config", None) is None:
+        msg = f"{type(model).__name__} has no config; export a model of transformers."
+        raise SettingsError(msg)
+
+    def save(scratch: Path) -> Path:
+        directory = scratch / "model"
         try:
-            process.wait(timeout_seconds)
-        except subprocess.TimeoutExpired as error:
-            msg = f"The export of {request['source']} took longer than {timeout_seconds:g} s."
-            raise ExportError(msg + _last_words(output)) from error
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-    if not reply.exists():
-        msg = f"The export of {request['source']} ended with status {process.returncode}."
-        raise ExportError(msg + _last_words(output))
-    answer: dict[str, Any] = json.loads(reply.read_text(encoding="utf-8"))
-    if "error" in answer:
-        raise _error(answer["error"], output)
-    report: dict[str, Any] = answer["report"]
-    return report
+            model.save_pretrained(directory)  # weights as safetensors
+            if preprocessor is not None:
+                preprocessor.save_pretrained(directory)
+        except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            first = str(error).strip().partition("\n")[0]
+            msg = f"The loaded {type(model).__name__} cannot be saved: {first}"
+            raise ExportError(msg) from error
+        _check_model(directory, f"What {type(model).__name__}.save_pretrained writes")
+        return directory
 
-
-def _error(error: dict[str, Any], output: Path) -> ExportError | MissingDependencyError:
-    """Return the worker's error as its own class."""
-    cls = getattr(errors, error["type"], ExportError)
-    words = _last_words(output) if cls is ExportError else ""
-    found: ExportError | MissingDependencyError = cls(error["message"] + words, **error["facts"])
-    return found
-
-
-def _last_words(output: Path) -> str:
-    lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return "\nIts last words:\n" + "\n".join(lines[-LINES_OF_OUTPUT:]) if lines else ""
+    return save

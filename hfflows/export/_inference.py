@@ -1,193 +1,204 @@
-"""Running an exported model, as `transformers.pipeline` expects one to behave."""
+"""Exports as models that transformers' pipelines and `generate()` run.
+
+one graph              OrtModel: one run, one answer
+keys and values in it  OrtCausalLM: generates
+encoder and decoder    OrtSeq2SeqLM, OrtWhisper: generate
+Optimum is installed   the ORTModelForXxx of that stack
+"""
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from hfflows.artifacts import load_artifact
-from hfflows.errors import ExportError, MissingDependencyError, SettingsError
+from hfflows.errors import MissingDependencyError, SettingsError, UnsupportedModelError
 from hfflows.export._config import HubConfigLoader, load_config, load_preprocessor
+from hfflows.export._metadata import read_onnx_metadata
+from hfflows.export._ort_cache import INPUT
+from hfflows.export._ort_files import ENCODER_DECODER, MODEL, OnnxFiles, locate
+from hfflows.export._ort_model import OrtModel
+from hfflows.export._ort_session import Graph, providers_for
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from hfflows.artifacts import RefLike
     from hfflows.storage import Store
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_SYNTHESISED = ("token_type_ids", "position_ids", "attention_mask")
+__all__ = ["OpenedModel", "OrtModel", "Runtime", "load_onnx_model", "open_model"]
+
+Runtime = Literal["auto", "hfflows", "optimum"]
+GENERATES = "text-generation"
 
 
-class OrtModel:
-    """An ONNX graph with the attributes and the call that transformers' pipelines use.
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """A model with what it takes to use it."""
 
-    Args:
-        path: The graph; external data is used where it lies beside it.
-        config: transformers config of the model.
-        providers: ONNX Runtime's execution providers, in order of preference.
-    """
-
-    main_input_name = "input_ids"
-
-    def __init__(self, path: Path, config: Any, providers: Sequence[str]) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            msg = "Running an export needs onnxruntime: pip install 'hfflows[onnx]'."
-            raise MissingDependencyError(msg) from error
-        available = onnxruntime.get_available_providers()
-        missing = [name for name in providers if name not in available]
-        if missing:
-            msg = f"ONNX Runtime has no {', '.join(missing)} here; it has {', '.join(available)}."
-            raise SettingsError(msg, providers=list(providers))
-        self.session = onnxruntime.InferenceSession(str(path), providers=list(providers))
-        self.config = config
-        self.input_names = [item.name for item in self.session.get_inputs()]
-        self.output_names = [item.name for item in self.session.get_outputs()]
-        self.main_input_name = self.input_names[0]
-        self._directory: tempfile.TemporaryDirectory[str] | None = None
-
-    @property
-    def device(self) -> Any:
-        """The torch device on which inputs are expected; copies to others are the runtime's."""
-        import torch
-
-        return torch.device("cpu")
-
-    @property
-    def dtype(self) -> Any:
-        """The torch type of floating inputs."""
-        import torch
-
-        return torch.float32
-
-    def can_generate(self) -> bool:
-        """Return `False`: exports that generate are not read by this class."""
-        return False
-
-    def to(self, *_args: Any, **_options: Any) -> OrtModel:
-        """Return self: the providers decide where the graph runs."""
-        return self
-
-    def eval(self) -> OrtModel:
-        """Return self: an exported graph has no training mode."""
-        return self
-
-    def __call__(self, **inputs: Any) -> Any:
-        """Return what `forward` does."""
-        return self.forward(**inputs)
-
-    def forward(self, **inputs: Any) -> Any:
-        """Run the graph.
-
-        Args:
-            **inputs: Tensors by name, such as `input_ids: int64[batch, sequence]`. Those of
-                mask, token types and positions that the graph needs may be left out.
-
-        Returns:
-            A `ModelOutput` of float32 tensors: `logits`, `last_hidden_state`, …
-        """
-        import torch
-        from transformers.utils import ModelOutput
-
-        arrays = {
-            name: value.detach().cpu().numpy() if torch.is_tensor(value) else value
-            for name, value in inputs.items()
-            if value is not None and name in self.input_names
-        }
-        answers = self.session.run(None, self._complete(arrays))
-        return ModelOutput(
-            {
-                name: torch.from_numpy(value)
-                for name, value in zip(self.output_names, answers, strict=True)
-            }
-        )
-
-    def _complete(self, arrays: dict[str, Any]) -> Mapping[str, Any]:
-        import numpy as np
-
-        for name in self.input_names:
-            if name in arrays:
-                continue
-            if name not in _SYNTHESISED or "input_ids" not in arrays:
-                msg = f"The graph needs {name!r}; it takes {', '.join(self.input_names)}."
-                raise SettingsError(msg, input=name)
-            ids = arrays["input_ids"]
-            if name == "attention_mask":
-                arrays[name] = np.ones_like(ids)
-            elif name == "position_ids":
-                arrays[name] = np.broadcast_to(np.arange(ids.shape[1]), ids.shape).copy()
-            else:
-                arrays[name] = np.zeros_like(ids)
-        return arrays
+    model: Any
+    preprocessor: Any
+    pipeline_tag: str | None
+    """What it was exported for, as its file or its config says."""
 
 
 def load_onnx_model(
     source: str | os.PathLike[str] | RefLike,
     *,
     device: str = "cpu",
-    providers: Sequence[str] | None = None,
+    providers: Sequence[Any] | None = None,
+    variant: str | None = None,
+    runtime: Runtime = "auto",
+    trust_remote_code: bool = False,
     store: Store | None = None,
-) -> tuple[OrtModel, Any]:
+) -> tuple[Any, Any]:
     """Return a model that runs in `transformers.pipeline`, and its preprocessor.
 
+    A model that was exported to generate has `generate()`, with transformers' own options.
+    Several threads may use one model at once. A tokenizer that threads share silently gives
+    wrong results: take one for each, with `load_preprocessor` or by loading in each thread.
+
     Args:
-        source: An `.onnx` file, a directory with `model.onnx`, or an export's reference or
-            key; of a reference the files live as long as the model does.
-        device: `cpu` or `cuda`.
-        providers: ONNX Runtime's providers, instead of `device`.
+        source: An `.onnx` file, the directory of an export, or an export's reference or key.
+            Files beside the graph are used where they lie. Of a reference, the graphs of the
+            variant are fetched, and live as long as the model does.
+        device: `cpu`, `cuda`, or `cuda:1` for another card.
+        providers: ONNX Runtime's providers, instead of `device`: names, or pairs of name and
+            options.
+        variant: `int8` or `fp16`, where the export has that; `None` is the model itself.
+        runtime: `hfflows` runs the graphs itself, `optimum` returns the `ORTModelForXxx` that
+            fits, `auto` does the latter where the optimum stack is installed.
+        trust_remote_code: Run the repo's own code for config and preprocessor, at the recorded
+            commit.
         store: Where a reference is, and where config and preprocessor are looked for when
             they do not lie beside the file.
 
     Raises:
-        SettingsError: No such file, device or provider.
-        ExportError: No config or preprocessor that transformers can load.
-        MissingDependencyError: The extra `transformers` is not installed.
-        As `HubConfigLoader.load_from_onnx`.
+        SettingsError: No such file, variant, device or provider.
+        ExportError: ONNX Runtime cannot open a graph, or transformers has no config or
+            preprocessor for it; as `MetadataError` when the file is no ONNX model.
+        MissingDependencyError: The extra `transformers`, or the optimum stack, is not
+            installed.
+        As `hfflows.load_artifact` and `HubConfigLoader.load_from_onnx`.
     """
-    if providers is None:
-        if device not in PROVIDERS:
-            msg = f"device={device!r} is none of {', '.join(PROVIDERS)}; or pass providers=."
-            raise SettingsError(msg, device=device)
-        providers = [PROVIDERS[device]]
-    path, scratch = _local_file(source, store)
+    opened = open_model(
+        source,
+        device=device,
+        providers=providers,
+        variant=variant,
+        runtime=runtime,
+        trust_remote_code=trust_remote_code,
+        store=store,
+    )
+    return opened.model, opened.preprocessor
+
+
+def open_model(
+    source: Any,
+    *,
+    device: str = "cpu",
+    providers: Sequence[Any] | None = None,
+    variant: str | None = None,
+    runtime: Runtime = "auto",
+    trust_remote_code: bool = False,
+    store: Store | None = None,
+) -> OpenedModel:
+    """Return what `load_onnx_model` does, and what the model is for."""
+    is_optimum = _is_optimum(runtime)
+    chosen = providers_for(device, providers)
+    files = locate(source, variant, store)
     try:
-        if (path.parent / "config.json").is_file():
-            config, preprocessor = load_config(path.parent), load_preprocessor(path.parent)
+        metadata = read_onnx_metadata(files.first)  # says what it is when it is no ONNX file
+        if files.config_directory is not None:
+            config = load_config(files.config_directory, trust_remote_code=trust_remote_code)
+            preprocessor = load_preprocessor(
+                files.config_directory, trust_remote_code=trust_remote_code
+            )
         else:
-            config, preprocessor = HubConfigLoader(store).load_from_onnx(path)
-        model = OrtModel(path, config, providers)
+            loader = HubConfigLoader(store, trust_remote_code=trust_remote_code)
+            config, preprocessor = loader.load_from_onnx(files.first)
+        directory = files.description(store)
+        tag = pipeline_tag_of(metadata, config)
+        if is_optimum:
+            model = _of_optimum(files, tag, config, directory, chosen)
+        else:
+            model = _own_model(files, tag, config, directory, chosen)
     except BaseException:
-        if scratch is not None:
-            scratch.cleanup()
+        files.clean_up()
         raise
-    model._directory = scratch  # noqa: SLF001 - kept alive with the session, which maps its files
-    return model, preprocessor
+    model.hfflows_files = files  # what was fetched is removed with the model, not before
+    return OpenedModel(model, preprocessor, tag)
 
 
-def _local_file(
-    source: Any, store: Store | None
-) -> tuple[Path, tempfile.TemporaryDirectory[str] | None]:
-    is_key = isinstance(source, str) and source.startswith("refs/")
-    if isinstance(source, str | Path) and not is_key:
-        path = Path(source)
-        path = path / "model.onnx" if path.is_dir() else path
-        if not path.is_file():
-            msg = f"There is no ONNX file at {path}."
-            raise SettingsError(msg, path=str(path))
-        return path, None
-    scratch = tempfile.TemporaryDirectory(prefix="hfflows-onnx-")
+def pipeline_tag_of(metadata: Mapping[str, str], config: Any) -> str | None:
+    """Return what the model is for: as its file says, else as transformers' tables do."""
+    from hfflows.export._heads import head_of
+
+    recorded = metadata.get("hf_task") or metadata.get("hf_pipeline_tag")
+    if recorded:
+        return recorded
     try:
-        directory = load_artifact(source, Path(scratch.name) / "export", store=store)
-    except BaseException:
-        scratch.cleanup()
-        raise
-    path = directory / "model.onnx"
-    if not path.is_file():
-        scratch.cleanup()
-        msg = "The artifact holds no model.onnx; pass an export's reference."
-        raise ExportError(msg)
-    return path, scratch
+        return head_of(config, None).pipeline_tag
+    except UnsupportedModelError:
+        return None
+
+
+def _is_optimum(runtime: str) -> bool:
+    from hfflows.export._ort_optimum import has_optimum, missing_optimum
+
+    if runtime not in get_args(Runtime):
+        msg = f"runtime={runtime!r} is none of {', '.join(map(repr, get_args(Runtime)))}."
+        raise SettingsError(msg, runtime=runtime)
+    if runtime == "optimum" and not has_optimum():
+        raise missing_optimum()
+    return runtime != "hfflows" and has_optimum()
+
+
+def _of_optimum(
+    files: OnnxFiles,
+    tag: str | None,
+    config: Any,
+    directory: Path,
+    providers: Sequence[Any],
+) -> Any:
+    from hfflows.export._ort_optimum import load_optimum_model
+
+    tag = tag or "feature-extraction"
+    return load_optimum_model(files.graphs, tag, config, providers, directory)
+
+
+def _own_model(
+    files: OnnxFiles,
+    tag: str | None,
+    config: Any,
+    directory: Path,
+    providers: Sequence[Any],
+) -> Any:
+    graphs = {role: Graph(path, providers) for role, path in files.graphs.items()}
+    _require_torch()
+    if ENCODER_DECODER[0] in graphs:
+        if config.model_type == "whisper":
+            from hfflows.export._ort_whisper import OrtWhisper
+
+            return OrtWhisper(graphs, config, directory)
+        from hfflows.export._ort_generation import OrtSeq2SeqLM
+
+        return OrtSeq2SeqLM(graphs, config, directory)
+    graph = graphs[MODEL]
+    if tag == GENERATES or any(name.startswith(INPUT) for name in graph.inputs):
+        from hfflows.export._ort_generation import OrtCausalLM
+
+        return OrtCausalLM(graph, config, directory)
+    return OrtModel(graph, config)
+
+
+def _require_torch() -> None:
+    try:
+        import torch  # noqa: F401 - pipelines hand tensors over
+    except ImportError as error:
+        msg = (
+            "transformers' pipelines need torch: pip install 'hfflows[transformers]'; without it "
+            "there is load_numpy_model."
+        )
+        raise MissingDependencyError(msg) from error

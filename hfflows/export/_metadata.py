@@ -1,61 +1,72 @@
 """Hub metadata in an ONNX file: read and written without touching the graph.
 
-Reading a 2 GB file takes a fraction of a millisecond, writing costs a copy of the file by
-the kernel, or nothing in place; external data is never opened.
+Reading a 2 GB file takes a fraction of a millisecond, of a file in a bucket two requests;
+writing costs a copy of the file by the kernel, or nothing in place; external data is never
+opened.
 """
 
 from __future__ import annotations
 
 import os
-import stat
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from hfflows.errors import MetadataError, SettingsError
-from hfflows.export._protobuf import METADATA_PROPS, Field, encode_entry, read_entry, scan
+from hfflows.errors import MetadataError, MissingDependencyError, SettingsError
+from hfflows.export._origin import hub_entries, joined
+from hfflows.export._protobuf import (
+    METADATA_PROPS,
+    Field,
+    encode_entry,
+    is_ort_format,
+    read_entry,
+    scan,
+)
+from hfflows.export._rewrite import Kept, rewrite, rewrite_tail
 from hfflows.export._schema import DIGEST, digest_of, entries_of, is_ours
+from hfflows.export._sources import DEFAULT_FILE, local_path, open_regular, opened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
+
+    from hfflows.artifacts import RefLike
+    from hfflows.storage import Store
 
 LARGEST_BYTES = (1 << 31) - 1
 """Beyond it protobuf, and with it onnx and ONNX Runtime, cannot parse the file."""
 
 
-def read_onnx_metadata(source: str | os.PathLike[str] | BinaryIO) -> dict[str, str]:
+def read_onnx_metadata(
+    source: str | os.PathLike[str] | BinaryIO | RefLike,
+    *,
+    file: str = DEFAULT_FILE,
+    store: Store | None = None,
+) -> dict[str, str]:
     """Return all metadata entries of an ONNX file, in their order.
 
+    Of a file in a bucket only the pieces around its two ends are moved. They are not checked
+    against the artifact's digests; the entries of hfflows carry a digest of their own.
+
     Args:
-        source: Path, or a seekable binary stream such as `hfflows.open_file` returns: of a
-            file in a bucket only the pieces around its two ends are moved.
+        source: Path; URL of an object, such as `s3://bucket/model.onnx`; reference, its dict or
+            its key; or a seekable binary stream such as `hfflows.open_file` returns. A file in
+            ONNX Runtime's own format (`.ort`) is loaded with ONNX Runtime, from a path only.
+        file: Which file of an artifact.
+        store: Where an artifact or an object is; `None` means the store that the reference
+            names, or that the URL does with the settings of the environment.
 
     Raises:
-        SettingsError: There is no such file.
+        SettingsError: There is no such file, or the source is of another type.
+        ObjectNotFoundError, ArtifactNotFoundError: There is none in the store.
         MetadataError: Not an ONNX model, cut short, or the Hub metadata is not what was
             written.
+        MissingDependencyError: A `.ort` file, and ONNX Runtime is not installed.
     """
-    if not isinstance(source, str | os.PathLike):
-        return _read(source, str(getattr(source, "name", "stream")))
-    with _open(Path(source), "rb") as file:
-        return _read(file, str(source))
-
-
-def _open(path: Path, mode: str) -> BinaryIO:
-    try:
-        file: BinaryIO = path.open(mode)  # type: ignore[assignment] # the modes here are binary
-    except OSError as error:
-        msg = f"{path} cannot be opened: {error.strerror or error}. Check the path."
-        raise SettingsError(msg, path=str(path)) from error
-    return file
-
-
-def _read(file: BinaryIO, name: str) -> dict[str, str]:
-    size_bytes = file.seek(0, os.SEEK_END)
-    fields = scan(file, size_bytes, name)
-    entries = dict(
-        read_entry(file, field, name) for field in fields if field.number == METADATA_PROPS
-    )
+    with opened(source, file=file, store=store) as found:
+        name = found.name
+        if found.path is not None and is_ort_format(found.stream):
+            entries = _read_with_runtime(name)
+        else:
+            entries = _read(found.stream, name)
     stated = entries.get(DIGEST)
     if stated is not None and stated != digest_of(entries):
         msg = f"{name}: the Hub metadata is not what was written; inject it again."
@@ -63,8 +74,38 @@ def _read(file: BinaryIO, name: str) -> dict[str, str]:
     return entries
 
 
+def _read(file: BinaryIO, name: str) -> dict[str, str]:
+    size_bytes = file.seek(0, os.SEEK_END)
+    fields = scan(file, size_bytes, name)
+    return dict(read_entry(file, field, name) for field in fields if field.number == METADATA_PROPS)
+
+
+def _read_with_runtime(name: str) -> dict[str, str]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        msg = f"{name} is in ONNX Runtime's own format: pip install 'hfflows[onnx]' to read it."
+        raise MissingDependencyError(msg, path=name) from error
+    try:
+        session = onnxruntime.InferenceSession(name, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own have no base but this
+        first = str(error).strip().partition("\n")[0]
+        msg = f"{name}: ONNX Runtime cannot load it: {first}"
+        raise MetadataError(msg, path=name) from error
+    return dict(session.get_modelmeta().custom_metadata_map)
+
+
 def inject_hub_metadata(
-    onnx_path: str | os.PathLike[str], metadata: Mapping[str, object], *, in_place: bool = False
+    onnx_path: str | os.PathLike[str],
+    metadata: Mapping[str, object] | None = None,
+    *,
+    in_place: bool = False,
+    repo_id: str | None = None,
+    revision: str | None = None,
+    counters: bool = False,
+    allow_unverified: bool = False,
+    token: str | bool | None = None,
+    endpoint: str | None = None,
 ) -> dict[str, str]:
     """Write a model's origin into its ONNX file and return the entries written.
 
@@ -75,21 +116,51 @@ def inject_hub_metadata(
         onnx_path: The file; external data beside it is not touched.
         metadata: Values by key, see `hfflows.export.FIELDS`; `hf_model_type` is required,
             and for a Hub model `hf_hub_id` and the full commit as `hf_hub_revision`. Export
-            version and timestamp are added.
-        in_place: Rewrite only the end of the file: nothing is copied, but a crash half way
-            damages it. For files that can be made again.
+            version and timestamp are added. With `repo_id` it may be left out.
+        in_place: Rewrite only the end of the file: nothing is copied, but a crash half way, or
+            another writer at the same time, damages it. For files that can be made again.
+        repo_id: A Hub repo that holds this model's config: its entries are asked for, as
+            `hfflows.export.hub_entries` does, which describes the rest.
+        revision: Of it.
+        counters: Also record its downloads and likes.
+        allow_unverified: Record it also when the Hub cannot be asked.
+        token: For the Hub; never written.
+        endpoint: Of a Hub of your own.
 
     Raises:
         MetadataError: Bad entries, or not an ONNX model; the file is unchanged.
         SettingsError: No such file; a symlink, which may lead into a cache; or it would pass
             2³¹ - 1 bytes.
+        TargetError: It cannot be written: the file system is full, or read-only. Unchanged.
+        RepoNotFoundError, RevisionNotFoundError, HubError: As `hub_entries`.
     """
-    path = Path(onnx_path)
-    entries = entries_of(metadata)
+    path = local_path(onnx_path)
     if path.is_symlink():
         msg = f"{path} is a symlink, perhaps into a cache that others read; copy the file first."
         raise SettingsError(msg, path=str(path))
-    with _open(path, "rb") as file:
+    given = dict(metadata or {})
+    if repo_id is not None:
+        with open_regular(path) as file:  # nobody is asked for the sake of a file that is none
+            scan(file, os.fstat(file.fileno()).st_size, str(path))
+        found = hub_entries(
+            repo_id,
+            revision,
+            counters=counters,
+            allow_unverified=allow_unverified,
+            token=token,
+            endpoint=endpoint,
+        )
+        given = joined(found, given)
+    entries = entries_of(given)
+    _write(path, entries, in_place=in_place)
+    return entries
+
+
+def _write(path: Path, entries: Mapping[str, str], *, in_place: bool) -> None:
+    # A link that takes the file's place now is not followed; where there is no such flag, the
+    # check before has to do.
+    flags = getattr(os, "O_NOFOLLOW", 0) | (os.O_RDWR if in_place else os.O_RDONLY)
+    with open_regular(path, flags=flags, mode="r+b" if in_place else "rb") as file:
         status = os.fstat(file.fileno())
         kept, foreign = _split(file, status.st_size, str(path))
         tail = b"".join(foreign) + b"".join(encode_entry(*entry) for entry in entries.items())
@@ -102,15 +173,14 @@ def inject_hub_metadata(
             raise SettingsError(msg, path=str(path))
         is_one_run = len(kept) == 1 and kept[0][0] == 0
         if in_place and is_one_run and status.st_nlink == 1:
-            _rewrite_tail(path, kept[0][1], tail)
+            rewrite_tail(file, path, kept[0][1], tail)
         else:
-            _rewrite(file, path, kept, tail, mode=stat.S_IMODE(status.st_mode))
-    return entries
+            rewrite(file, path, kept, tail, check=read_onnx_metadata)
 
 
-def _split(file: BinaryIO, size_bytes: int, name: str) -> tuple[list[tuple[int, int]], list[bytes]]:
+def _split(file: BinaryIO, size_bytes: int, name: str) -> tuple[Kept, list[bytes]]:
     """Return the byte runs without metadata, and the encoded entries that are not ours."""
-    kept: list[tuple[int, int]] = []
+    kept: Kept = []
     foreign: dict[str, bytes] = {}  # of duplicate keys the last counts, as in ONNX Runtime
     for field in scan(file, size_bytes, name):
         if field.number == METADATA_PROPS:
@@ -122,62 +192,8 @@ def _split(file: BinaryIO, size_bytes: int, name: str) -> tuple[list[tuple[int, 
     return kept, list(foreign.values())
 
 
-def _extend(runs: list[tuple[int, int]], field: Field) -> None:
+def _extend(runs: Kept, field: Field) -> None:
     if runs and runs[-1][1] == field.start:
         runs[-1] = (runs[-1][0], field.end)
     else:
         runs.append((field.start, field.end))
-
-
-def _rewrite_tail(path: Path, offset: int, tail: bytes) -> None:
-    with _open(path, "r+b") as file:
-        file.seek(offset)
-        file.write(tail)
-        file.truncate()
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _rewrite(
-    source: BinaryIO, path: Path, kept: list[tuple[int, int]], tail: bytes, *, mode: int
-) -> None:
-    """Write the new file beside the old one and put it in its place."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as target:
-            for start, end in kept:
-                _copy_range(source, target, start, end)
-            target.write(tail)
-            target.flush()
-            os.fchmod(target.fileno(), mode)
-            os.fsync(target.fileno())
-        read_onnx_metadata(name)  # nothing that cannot be read back takes the file's place
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _copy_range(source: BinaryIO, target: BinaryIO, start: int, end: int) -> None:
-    """Copy bytes, by the kernel where it can."""
-    target.flush()
-    offset = start
-    try:
-        while offset < end:
-            count = os.copy_file_range(
-                source.fileno(), target.fileno(), end - offset, offset_src=offset
-            )
-            if not count:
-                break
-            offset += count
-    except (AttributeError, OSError):  # not on this system, or not between these file systems
-        pass
-    target.seek(0, os.SEEK_END)
-    source.seek(offset)
-    while offset < end:
-        data = source.read(min(1 << 20, end - offset))
-        if not data:
-            msg = f"{source.name} became shorter while it was being read."
-            raise MetadataError(msg)
-        target.write(data)
-        offset += len(data)

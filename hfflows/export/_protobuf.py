@@ -26,15 +26,27 @@ _KNOWN_TYPES = {1: _VARINT, 2: _LENGTH, 3: _LENGTH, 4: _LENGTH, 5: _VARINT, 6: _
 _GRAPH_FIELDS = frozenset({1, 2, 5, 10, 11, 12, 13, 14, 15, 16})
 _HIGHEST_FIELD = 63  # later versions of the format may add some
 _LONGEST_VARINT = 10
-_SMALL_FIELD_BYTES = 1 << 26
+_LARGEST_VALUE = (1 << 64) - 1
+MOST_FIELDS = 1 << 15
+"""Of the outermost message; a model with a function for each layer has some thousands."""
+_MOST_PARTS = 100
+"""Of an entry or an opset, which have two."""
+MOST_METADATA_BYTES = 1 << 26
+"""Of all entries together, and of an opset: what is larger was not meant to be read whole."""
 
 _OTHER_FORMATS = (
     (b"version https://git-lfs", "a Git LFS pointer: fetch the file it stands for"),
     (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b", "a gzip archive: unpack it"),
+    (b"GGUF", "a GGUF model"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x93NUMPY", "a NumPy array"),
     (b"<", "HTML or XML: perhaps an error page saved as a file"),
     (b"{", "JSON"),
-    (b"ONNX", "a text file"),
 )
+_TEXT = frozenset(b"\t\n\r" + bytes(range(0x20, 0x7F)))
+_ORT_FORMAT = b"ORTM"
+_LARGEST_ROOT_OFFSET = 1 << 20  # more than a flatbuffer has, less than four bytes of ONNX say
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,29 +71,55 @@ def scan(file: BinaryIO, size_bytes: int, name: str) -> list[Field]:
     """
     _refuse_other_formats(file, size_bytes, name)
     fields: list[Field] = []
-    offset = 0
+    offset = metadata_bytes = 0
     while offset < size_bytes:
         field = _field_at(file, offset, size_bytes, name)
         fields.append(field)
         offset = field.end
+        if field.number == METADATA_PROPS:
+            metadata_bytes += field.end - field.start
+        if len(fields) > MOST_FIELDS or metadata_bytes > MOST_METADATA_BYTES:
+            msg = (
+                f"{name} is damaged, or no ONNX model: it has more than {MOST_FIELDS:,} parts, or "
+                f"more than {MOST_METADATA_BYTES:,} bytes of metadata."
+            )
+            raise MetadataError(msg, path=name)
     _check_model(file, fields, name)
     return fields
 
 
-def _refuse_other_formats(file: BinaryIO, size_bytes: int, name: str) -> None:
+def is_ort_format(file: BinaryIO) -> bool:
+    """Return whether this is ONNX Runtime's own format (`.ort`), which is no protobuf."""
     file.seek(0)
-    head = file.read(32)
-    if not head:
+    head = file.read(8)
+    is_root = int.from_bytes(head[:4], "little") < _LARGEST_ROOT_OFFSET
+    return is_root and head[4:] == _ORT_FORMAT  # else a producer of that name
+
+
+def _refuse_other_formats(file: BinaryIO, size_bytes: int, name: str) -> None:
+    if size_bytes == 0:
         msg = f"{name} is empty, not an ONNX model."
         raise MetadataError(msg, path=name)
-    if head[4:8] == b"ORTM":
-        msg = f"{name} is in ONNX Runtime's own format; metadata is read from .onnx files."
+    if is_ort_format(file):
+        msg = (
+            f"{name} is in ONNX Runtime's own format, into which metadata cannot be written; "
+            "write it into the .onnx file, and convert that."
+        )
         raise MetadataError(msg, path=name)
-    is_safetensors = head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size_bytes
-    found = next((what for magic, what in _OTHER_FORMATS if head.startswith(magic)), None)
-    if found or is_safetensors:
-        msg = f"{name} is not an ONNX model but {found or 'a safetensors file'}."
+    file.seek(0)
+    head = file.read(32)
+    found = [what for magic, what in _OTHER_FORMATS if head.startswith(magic)]
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size_bytes:
+        found = ["a safetensors file"]
+    elif not found and not _is_tag(head[0]) and _TEXT.issuperset(head):
+        found = ["a text file"]
+    if found:
+        msg = f"{name} is not an ONNX model but {found[0]}."
         raise MetadataError(msg, path=name)
+
+
+def _is_tag(byte: int) -> bool:
+    return byte & 7 == _KNOWN_TYPES.get(byte >> 3)
 
 
 def _field_at(file: BinaryIO, offset: int, size_bytes: int, name: str) -> Field:
@@ -114,6 +152,8 @@ def _varint(data: bytes, offset: int, name: str) -> tuple[int, int]:
     for index in range(offset, min(len(data), offset + _LONGEST_VARINT)):
         value |= (data[index] & 0x7F) << shift
         if data[index] < 0x80:  # noqa: PLR2004 - the continuation bit
+            if value > _LARGEST_VALUE:
+                break
             return value, index + 1
         shift += 7
     raise _damaged(name, offset)
@@ -142,7 +182,7 @@ def _check_model(file: BinaryIO, fields: list[Field], name: str) -> None:
 
 def _content(file: BinaryIO, field: Field, name: str) -> bytes:
     length = field.end - field.content
-    if length > _SMALL_FIELD_BYTES:
+    if length > MOST_METADATA_BYTES:
         raise _damaged(name, field.start)
     file.seek(field.content)
     data = file.read(length)
@@ -166,6 +206,8 @@ def message_fields(data: bytes, name: str) -> list[tuple[int, int | bytes]]:
         elif tag & 7 == _VARINT:
             found.append((tag >> 3, value))
         else:
+            raise _damaged(name, offset)
+        if len(found) > _MOST_PARTS:
             raise _damaged(name, offset)
     return found
 

@@ -7,7 +7,12 @@ Prefect by calling the layer itself.
 from hfflows.checkpoint import watch_preemption
 from hfflows.tasks._checkpoint_decorator import checkpoint
 from hfflows.tasks._current import current
-from hfflows.tasks._export import export_and_inject
+from hfflows.tasks._export import (
+    export_and_inject,
+    export_onnx,
+    inject_hub_metadata,
+    verify_onnx,
+)
 from hfflows.tasks._housekeeping import collect_garbage, prune_checkpoints
 from hfflows.tasks._hub_decorator import huggingface_hub
 from hfflows.tasks._identity import producer, run_identity
@@ -26,9 +31,11 @@ __all__ = [
     "collect_garbage",
     "current",
     "export_and_inject",
+    "export_onnx",
     "hub_slot",
     "hub_webhook",
     "huggingface_hub",
+    "inject_hub_metadata",
     "limit_restarts",
     "list_checkpoints",
     "load_model",
@@ -44,5 +51,6 @@ __all__ = [
     "save_result_storage",
     "snapshot_download",
     "token_from_block",
+    "verify_onnx",
     "watch_preemption",
 ]

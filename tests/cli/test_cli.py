@@ -183,6 +183,8 @@ def test_delete_spares_what_an_alias_points_to_unless_forced(ref, capsys):
         ["alias", "nothing"],
         ["list", "--prefix", "x"],
         ["metadata", "no-such-file.onnx"],
+        ["trace", "no-such-file.onnx"],
+        ["trace", "@nothing"],
         ["--store", "ftp://x/y", "list"],
         ["verify"],
         ["verify", "@production", "--all"],
@@ -211,6 +213,14 @@ def test_a_mistake_is_one_line_and_status_1(url, arguments, capsys):
     assert output.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("source", ["no-such-file.onnx", "@nothing"])
+def test_rebuild_ends_with_2_when_it_cannot_since_1_means_another_graph(url, source, capsys):
+    assert main(["rebuild", source]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("hfflows: ")
+
+
 def test_the_help_lists_every_command_with_a_line_of_its_own(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
@@ -222,6 +232,8 @@ def test_the_help_lists_every_command_with_a_line_of_its_own(capsys):
         "load",
         "alias",
         "metadata",
+        "trace",
+        "rebuild",
         "copy",
         "bundle",
         "verify",

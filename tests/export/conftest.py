@@ -1,52 +1,18 @@
 """Tiny models with random weights, made here, exported once a session."""
 
+import os
+
 import pytest
 
 from hfflows.export import export_onnx
+from tests.export.models import WORDS, write_bert, write_tokenizer
 
-WORDS = "the a night train rain store came back was there and went on only just".split()  # noqa: SIM905
+__all__ = ["WORDS", "write_bert", "write_tokenizer"]  # imported from here by older tests
 
-
-def write_tokenizer(directory):
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary = {word: index for index, word in enumerate([*special, *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]"}
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, sep_token="[SEP]", mask_token="[MASK]", **names
-    ).save_pretrained(directory)
-
-
-def write_bert(directory, auto_class="BertForSequenceClassification"):
-    import torch
-    import transformers
-
-    torch.manual_seed(0)
-    labels = ("bad", "good") if "Question" in auto_class else ("bad", "good", "unsure")
-    config = transformers.BertConfig(
-        vocab_size=5 + len(WORDS),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        id2label=dict(enumerate(labels)),
-        label2id={label: index for index, label in enumerate(labels)},
-    )
-    getattr(transformers, auto_class)(config).eval().save_pretrained(directory)
-    write_tokenizer(directory)
-    (directory / "README.md").write_text("not copied")
-    return directory
+# Threads that share a model of 32 numbers wait for each other longer than they compute: with one,
+# an export takes a quarter of the CPU time. Set before torch is imported, here and in processes
+# that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,9 @@ from hfflows.export import (
     load_preprocessor,
     read_onnx_metadata,
 )
-from tests.export.conftest import write_bert
+from hfflows.export._settings import ExportSettings
+from hfflows.export._worker import export
+from tests.export.models import write_bert
 
 pytestmark = pytest.mark.slow
 
@@ -73,10 +75,10 @@ def test_the_older_backend_gives_the_same_answers(bert, exported, tmp_path):
 )
 def test_every_head_is_recognised(tmp_path, auto_class, pipeline_tag, outputs):
     source = write_bert(tmp_path / "model", auto_class)
-    report = export_onnx(source, tmp_path / "onnx", backend="torchscript")
+    report = export(source, tmp_path / "onnx", ExportSettings(backend="torchscript"))
 
-    assert (report.pipeline_tag, report.output_names) == (pipeline_tag, outputs)
-    assert report.parity_max_difference < 1e-4
+    assert (report["pipeline_tag"], report["output_names"]) == (pipeline_tag, outputs)
+    assert report["parity_max_difference"] < 1e-4
 
 
 def test_an_image_classifier_is_exported(tmp_path):
@@ -92,10 +94,10 @@ def test_an_image_classifier_is_exported(tmp_path):
         num_labels=4,
     )
     ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
-    report = export_onnx(tmp_path / "vit", tmp_path / "onnx")
+    report = export(tmp_path / "vit", tmp_path / "onnx", ExportSettings(backend="torchscript"))
 
-    assert report.pipeline_tag == "image-classification"
-    assert report.parity_inputs == [[1, 3, 16, 16], [2, 3, 16, 16], [3, 3, 16, 16]]
+    assert report["pipeline_tag"] == "image-classification"
+    assert report["parity_inputs"] == [[1, 3, 16, 16], [2, 3, 16, 16], [3, 3, 16, 16]]
 
 
 def test_exports_at_the_same_time_do_not_disturb_each_other(bert, tmp_path):
@@ -157,14 +159,16 @@ def test_what_is_no_model_and_no_empty_directory_is_refused(bert, tmp_path):
         export_onnx(bert, tmp_path / "x")
 
 
-def test_a_model_that_generates_says_that_it_is_not_supported_yet(tmp_path):
-    from transformers import GPT2Config, GPT2LMHeadModel
+def test_a_model_in_none_of_the_tables_says_which_there_are(tmp_path):
+    from transformers import BertConfig, BertForNextSentencePrediction
 
-    config = GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=32)
-    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt")
+    config = BertConfig(num_hidden_layers=1, num_attention_heads=2, hidden_size=16, vocab_size=32)
+    BertForNextSentencePrediction(config).save_pretrained(tmp_path / "bert")
 
-    with pytest.raises(hfflows.UnsupportedModelError, match=r"GPT2LMHeadModel.*no exporter"):
-        export_onnx(tmp_path / "gpt", tmp_path / "onnx")
+    with pytest.raises(
+        hfflows.UnsupportedModelError, match=r"NextSentencePrediction.*pipeline_tag="
+    ):
+        export_onnx(tmp_path / "bert", tmp_path / "onnx")
 
 
 # From the file alone ---------------------------------------------------------------------

@@ -1,5 +1,7 @@
+import contextlib
 import io
 import os
+import resource
 import stat
 import struct
 
@@ -11,9 +13,14 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import hfflows
-from hfflows.export import check_onnx_files, inject_hub_metadata, read_onnx_metadata
+from hfflows.export import (
+    check_onnx_files,
+    inject_hub_metadata,
+    read_onnx_metadata,
+)
 from hfflows.export._metadata import LARGEST_BYTES
 from hfflows.export._schema import DIGEST, EXPORT_TIMESTAMP
+from hfflows.testing._store_wrapper import StoreWrapper
 
 COMMIT = "c0ffee" + "0" * 34
 HUB = {
@@ -74,6 +81,15 @@ def test_the_same_metadata_again_gives_the_same_bytes(path, in_place):
     inject_hub_metadata(path, HUB, in_place=not in_place)
 
     assert path.read_bytes() == first
+
+
+def test_what_was_read_can_be_written_again(path, in_place):
+    inject_hub_metadata(path, HUB | {"hf_task": "x"})
+    before = path.read_bytes()
+    entries = {key: value for key, value in read_onnx_metadata(path).items() if key[:2] == "hf"}
+    inject_hub_metadata(path, entries, in_place=in_place)
+
+    assert path.read_bytes() == before
 
 
 def test_old_entries_of_ours_are_replaced(path, in_place):
@@ -160,11 +176,14 @@ def test_no_damage_makes_other_hub_metadata(tmp_path_factory, data):
         ({"hf_model_type": "hub_unverified"}, "'hub' or 'local'"),
         ({"hf_model_type": None}, "'hub' or 'local'"),
         ({"author": "me"}, "begin with"),
-        ({"hf_tags": ["a"]}, "must be text"),
+        ({"hf_x": ["a"]}, "must be text"),
         ({"hf_x": float("nan")}, "finite"),
         ({"hf_x": "\ud800"}, "Unicode"),
         ({EXPORT_TIMESTAMP: "yesterday"}, "ISO 8601"),
         ({"hfflows_store_url": "https://key:secret@host/b"}, "user or password"),
+        ({"hf_x": "the token is hf_secret" + "a" * 30}, "token of the Hub"),
+        ({"hf_hub_revision": "hf_secret" + "a" * 30}, "token of the Hub"),
+        ({"hf_x": "x" * ((1 << 20) + 1)}, "1,048,577 bytes"),
     ],
 )
 def test_bad_entries_are_refused_and_the_file_is_unchanged(path, changes, said):
@@ -187,13 +206,22 @@ BAD_FILES = {
     "json": b'{"a": 1}',
     "lfs-pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
     "zip": b"PK\x03\x04" + bytes(60),
+    "gzip": b"\x1f\x8b\x08" + bytes(60),
+    "textproto": b'ir_version: 9\ngraph {\n  name: "g"\n}\n',
+    "weights-data": struct.pack("<64f", *range(64)),
     "safetensors": SAFETENSORS,
     "zeros": bytes(1000),
     "random": bytes(range(256)) * 8,
     "ort": b"\x18\0\0\0ORTM" + bytes(100),
     "cut-in-the-graph": MODEL[:60],
     "cut-in-the-tail": MODEL[:-2],
-    "two-graphs": MODEL + b"\x3a" + bytes([len(small_model().graph.SerializeToString()) & 0x7F]),
+    "cut-in-a-graph-at-the-end": (
+        onnx.ModelProto(ir_version=8, opset_import=[{"version": 17}]).SerializeToString()
+        + onnx.ModelProto(graph=small_model().graph).SerializeToString()[:-4]
+    ),
+    "two-graphs": MODEL + onnx.ModelProto(graph=small_model().graph).SerializeToString(),
+    "no-opset": onnx.ModelProto(ir_version=8, graph=small_model().graph).SerializeToString(),
+    "a-string-of-200-MB": MODEL + b"\x72\x80\x80\x80\x64" + bytes(64),
     "no-graph": onnx.ModelProto(ir_version=8).SerializeToString(),
     "tensor": helper.make_tensor("t", TensorProto.FLOAT, [2], [1, 2]).SerializeToString(),
     "concatenated": MODEL + MODEL,
@@ -235,10 +263,14 @@ def test_a_symlink_is_refused_and_a_hard_link_is_left_alone(path, tmp_path, in_p
     assert "hf_hub_id" in read_onnx_metadata(tmp_path / "hard.onnx")
 
 
-def test_mode_is_kept_and_nothing_is_left_beside(path, tmp_path, in_place):
+def test_mode_and_owner_are_kept_and_nothing_is_left_beside(path, tmp_path, in_place):
+    if os.geteuid() == 0:
+        os.chown(path, 12345, 23456)
+    owner = (path.stat().st_uid, path.stat().st_gid)
     path.chmod(0o640)
     inject_hub_metadata(path, HUB, in_place=in_place)
 
+    assert (path.stat().st_uid, path.stat().st_gid) == owner
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert os.listdir(tmp_path) == ["model.onnx"]
 
@@ -266,12 +298,156 @@ def test_a_file_that_would_pass_two_gigabytes_is_refused_and_unchanged(tmp_path)
     assert path.stat().st_size == size
 
 
-def test_metadata_is_read_from_a_stored_artifact_by_range(path, store):
+@pytest.fixture
+def full_disk():
+    """Let no file of this process grow past a size, which fails as a full disk does."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    @contextlib.contextmanager
+    def at(size_bytes):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return at
+
+
+def test_a_disk_that_is_full_half_way_leaves_the_file_as_it_was(path, full_disk, in_place):
     inject_hub_metadata(path, HUB)
+    before = path.read_bytes()
+
+    entries = HUB | {"hf_x": "x" * 100_000}
+    with full_disk(len(before) + 5_000), pytest.raises(hfflows.TargetError, match="as it was"):
+        inject_hub_metadata(path, entries, in_place=in_place)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_pipe_and_a_directory_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.onnx")
+    for name in ("pipe.onnx", ""):
+        with pytest.raises(hfflows.SettingsError, match="not a file"):
+            read_onnx_metadata(tmp_path / name)
+        with pytest.raises(hfflows.SettingsError, match="cannot be opened"):
+            inject_hub_metadata(tmp_path / name, HUB, in_place=True)
+
+
+# Where from ------------------------------------------------------------------------------
+
+
+class Counting(StoreWrapper):
+    """Counts ranged reads, and what they move."""
+
+    def __init__(self, store):
+        super().__init__(store)
+        self.moved = []
+
+    def _call(self, method, key, function):
+        found = function()
+        if method == "get_range":
+            self.moved.append(len(memoryview(found).cast("B")))
+        return found
+
+
+@pytest.fixture(scope="module")
+def heavy(tmp_path_factory):
+    """Return a directory with a model of 40 MB, its metadata behind the weights."""
+    path = tmp_path_factory.mktemp("heavy") / "model.onnx"
+    model = small_model(FOREIGN)
+    weights = helper.make_tensor("w", TensorProto.UINT8, [40_000_000], bytes(40_000_000), raw=True)
+    model.graph.initializer.append(weights)
+    onnx.save(model, path)
+    inject_hub_metadata(path, HUB | {"hf_x": "x" * 5_000}, in_place=True)
+    return path.parent
+
+
+@pytest.mark.parametrize("how", ["reference", "dict", "key", "stream", "url"])
+@pytest.mark.parametrize("storage_format", ["files", "packed", "tar"])
+def test_two_small_pieces_are_moved_of_a_file_in_a_store(heavy, memory_store, how, storage_format):
+    store = Counting(memory_store)
+    ref = hfflows.save_artifact(
+        heavy, kind="export", name="x", storage_format=storage_format, store=memory_store
+    )
+    if how == "stream":
+        with hfflows.open_file(ref, "model.onnx", store=store) as stream:
+            found = read_onnx_metadata(stream)
+    elif how == "url":
+        memory_store.put("plain/model.onnx", (heavy / "model.onnx").read_bytes())
+        found = read_onnx_metadata(f"{memory_store.url}/plain/model.onnx", store=store)
+    else:
+        source = {"reference": ref, "dict": ref.model_dump(mode="json"), "key": ref.key}[how]
+        found = read_onnx_metadata(source, store=store)
+
+    assert found == read_onnx_metadata(heavy / "model.onnx")
+    assert len(store.moved) <= 2
+    assert sum(store.moved) <= 16 * 1024
+
+
+def test_a_small_object_is_read_with_one_request(path, memory_store):
+    memory_store.put("model.onnx", path.read_bytes())
+    store = Counting(memory_store)
+
+    assert read_onnx_metadata(f"{store.url}/model.onnx", store=store) == FOREIGN
+    assert store.moved == [path.stat().st_size]
+
+
+def test_metadata_of_any_size_come_from_any_store(path, store):
+    inject_hub_metadata(path, HUB | {"hf_x": "x" * 300_000, "hf_y": "y" * 1_000_000})
     ref = hfflows.save_artifact(path.parent, kind="export", name="x", store=store)
 
-    with hfflows.open_file(ref, "model.onnx", store=store) as stream:
-        assert read_onnx_metadata(stream)["hf_hub_id"] == "org/model"
+    assert read_onnx_metadata(ref, store=store) == read_onnx_metadata(path)
+    store.put("a b/model.onnx", path.read_bytes())
+    url = f"{store.url}/a b/model.onnx"
+    assert read_onnx_metadata(url, store=store) == read_onnx_metadata(path)
+
+
+def test_a_url_names_its_store(path, tmp_path, memory_store):
+    memory_store.put("model.onnx", path.read_bytes())
+
+    assert read_onnx_metadata(f"{memory_store.url}/model.onnx") == FOREIGN
+    assert read_onnx_metadata(path.as_uri()) == FOREIGN
+    with pytest.raises(hfflows.ObjectNotFoundError, match="no object"):
+        read_onnx_metadata(f"{memory_store.url}/other.onnx")
+    with pytest.raises(hfflows.SettingsError, match="does not lie in"):
+        read_onnx_metadata("s3://bucket/model.onnx", store=memory_store)
+    with pytest.raises(hfflows.SettingsError, match="cannot be opened"):
+        read_onnx_metadata((tmp_path / "none" / "model.onnx").as_uri())
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(hfflows.SettingsError, match="no file on this machine"):
+        inject_hub_metadata(f"{memory_store.url}/model.onnx", HUB)
+
+
+@pytest.mark.parametrize("source", [None, 1, b"model.onnx", io.StringIO("x"), ["model.onnx"]])
+def test_what_is_no_source_says_what_there_are(source):
+    with pytest.raises(hfflows.SettingsError, match="got "):
+        read_onnx_metadata(source)
+    with pytest.raises(hfflows.SettingsError, match="got "):
+        inject_hub_metadata(source, HUB)
+
+
+def test_another_file_of_an_artifact_is_named(path, memory_store):
+    path.rename(path.with_name("encoder_model.onnx"))
+    ref = hfflows.save_artifact(path.parent, kind="export", name="x", store=memory_store)
+
+    found = read_onnx_metadata(ref, file="encoder_model.onnx", store=memory_store)
+    assert found == FOREIGN
+    with pytest.raises(hfflows.ArtifactNotFoundError, match=r"no file 'model\.onnx'"):
+        read_onnx_metadata(ref, store=memory_store)
+
+
+def test_onnx_runtimes_own_format_is_read_with_it(path):
+    written = inject_hub_metadata(path, HUB)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(path.with_suffix(".ort"))
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    assert read_onnx_metadata(path.with_suffix(".ort")) == FOREIGN | written
+    with pytest.raises(hfflows.MetadataError, match="ONNX Runtime's own format"):
+        inject_hub_metadata(path.with_suffix(".ort"), HUB)
 
 
 # External data ---------------------------------------------------------------------------

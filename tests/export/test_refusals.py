@@ -17,10 +17,18 @@ from hfflows.export import (
     load_preprocessor,
     read_onnx_metadata,
 )
-from hfflows.export._worker import _Loaded, _parity
-from tests.export.conftest import write_bert, write_tokenizer
+from hfflows.export._settings import ExportSettings
+from hfflows.export._worker import export
+from hfflows.export._worker._parity import compare
+from hfflows.export._worker._plan import Case, Graph, Plan
+from tests.export.models import write_bert, write_tokenizer
 
 HUB = {"hf_model_type": "hub", "hf_hub_id": "org/model", "hf_hub_revision": "a" * 40}
+
+
+def export_here(source, output, **settings):
+    """Export in this process, with the faster backend."""
+    return export(source, output, ExportSettings(backend="torchscript", **settings))
 
 
 def small_model(**external):
@@ -48,7 +56,7 @@ def test_a_head_without_weights_is_refused_since_it_would_be_random(tmp_path):
     source = write_bert(tmp_path / "model", "BertModel")
 
     with pytest.raises(hfflows.UnsupportedModelError, match="would be random") as caught:
-        export_onnx(source, tmp_path / "onnx", pipeline_tag="text-classification")
+        export_here(source, tmp_path / "onnx", pipeline_tag="text-classification")
     assert caught.value.missing == ["classifier.bias", "classifier.weight"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -56,17 +64,15 @@ def test_a_head_without_weights_is_refused_since_it_would_be_random(tmp_path):
 @pytest.mark.slow
 def test_an_encoder_without_a_pooler_is_exported_without_one(tmp_path):
     source = write_bert(tmp_path / "model", "BertForMaskedLM")
-    report = export_onnx(
-        source, tmp_path / "onnx", pipeline_tag="feature-extraction", backend="torchscript"
-    )
+    report = export_here(source, tmp_path / "onnx", pipeline_tag="feature-extraction")
 
-    assert report.output_names == ["last_hidden_state"]
+    assert report["output_names"] == ["last_hidden_state"]
 
 
 @pytest.mark.slow
 def test_a_tag_that_the_architecture_has_no_head_for_is_refused(bert, tmp_path):
     with pytest.raises(hfflows.UnsupportedModelError, match="no image-classification head"):
-        export_onnx(bert, tmp_path / "onnx", pipeline_tag="image-classification")
+        export_here(bert, tmp_path / "onnx", pipeline_tag="image-classification")
 
 
 @pytest.mark.slow
@@ -77,7 +83,7 @@ def test_an_encoder_with_a_decoder_is_refused(tmp_path):
     transformers.T5Model(transformers.T5Config(**sizes)).save_pretrained(tmp_path / "model")
 
     with pytest.raises(hfflows.UnsupportedModelError, match="encoder with a decoder"):
-        export_onnx(tmp_path / "model", tmp_path / "onnx")
+        export_here(tmp_path / "model", tmp_path / "onnx")
 
 
 @pytest.mark.slow
@@ -90,9 +96,9 @@ def test_caches_and_hidden_states_are_left_out_of_the_graph(tmp_path):
     transformers.GPT2ForSequenceClassification(config).save_pretrained(tmp_path / "model")
     write_tokenizer(tmp_path / "model")
     before = (tmp_path / "model" / "config.json").read_bytes()
-    report = export_onnx(tmp_path / "model", tmp_path / "onnx", backend="torchscript")
+    report = export_here(tmp_path / "model", tmp_path / "onnx")
 
-    assert report.output_names == ["logits"]
+    assert report["output_names"] == ["logits"]
     assert (tmp_path / "onnx" / "config.json").read_bytes() == before
 
 
@@ -110,40 +116,30 @@ def test_an_image_processor_without_pillow_names_what_is_missing(tmp_path):
 # Parity ----------------------------------------------------------------------------------
 
 
-class Answers:
-    """Stands where the model does: gives the graph's answer, or another one."""
-
-    config = None
-
-    def __init__(self, *answers):
-        self._answers = iter(answers)
-
-    def __call__(self, **inputs):
-        return {"y": next(self._answers)(inputs["x"])}
-
-
-def parity_of(monkeypatch, tmp_path, *answers):
+def parity_of(tmp_path, *answers):
+    """Compare a graph that adds one with other answers to the same input."""
     import torch
 
     onnx.save(small_model(), tmp_path / "model.onnx")
-    inputs = [{"x": torch.ones(3)} for _ in answers]
-    monkeypatch.setattr("hfflows.export._worker._parity_inputs", lambda _: inputs)
-    return _parity(tmp_path / "model.onnx", _Loaded(Answers(*answers), None, None, {}, {}))[0]
+    x = torch.ones(3)
+    graph = Graph("model.onnx", None, {}, {"x": {0: "n"}}, {"y": {0: "n"}})
+    cases = [Case("model.onnx", {"x": x}, {"y": answer(x)}, {}) for answer in answers]
+    return compare({"model.onnx": tmp_path / "model.onnx"}, Plan([graph], lambda: iter(cases)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_nan_in_any_batch_is_kept(monkeypatch, tmp_path, place):
+def test_a_nan_in_any_batch_is_kept(tmp_path, place):
     answers = [lambda x: x + 1] * 3
     answers[place] = lambda x: x * math.nan
 
-    assert math.isnan(parity_of(monkeypatch, tmp_path, *answers))
+    assert math.isnan(parity_of(tmp_path, *answers))
 
 
 @pytest.mark.slow
-def test_answers_of_another_shape_are_not_broadcast(monkeypatch, tmp_path):
+def test_answers_of_another_shape_are_not_broadcast(tmp_path):
     with pytest.raises(hfflows.ParityError, match="shape"):
-        parity_of(monkeypatch, tmp_path, lambda x: (x + 1)[:1])
+        parity_of(tmp_path, lambda x: (x + 1)[:1])
 
 
 @pytest.mark.slow
@@ -181,12 +177,6 @@ def test_weights_at_no_place_name_their_file(tmp_path, facts):
 
     with pytest.raises(hfflows.ExportError, match=r"model\.onnx gives one a place"):
         check_onnx_files(tmp_path)
-
-
-def test_other_precisions_are_not_yet_exported(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(hfflows.SettingsError, match="float32"):
-        export_onnx(tmp_path, tmp_path / "onnx", dtype="float16")
 
 
 # Metadata --------------------------------------------------------------------------------
