@@ -4,16 +4,18 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 OLDEST := .venv-oldest
+OPTIMUM := .venv-optimum
 export TMPDIR := $(CURDIR)/.cache/tmp
 PIP    := $(BIN)/pip --disable-pip-version-check -qq
 
-.PHONY: help env env-oldest demo test test-oldest bench check clean
+.PHONY: help env env-oldest env-optimum demo test test-oldest test-optimum bench check clean
 
 help:
 	@echo "make demo    the whole job on embedded servers: snapshot, training that is killed, export, publish"
 	@echo "make test    the tests, on real servers"
 	@echo "make env     the environment alone, in $(VENV)"
 	@echo "make test-oldest  what of the tests the oldest admitted versions concern, in $(OLDEST)"
+	@echo "make test-optimum  both stacks on each other's exports, and what of the tests is about Optimum's, in $(OPTIMUM)"
 	@echo "make check   format, lint, types, import contracts"
 	@echo "make bench   measurements beside other tools (NAME=save-large, ROUNDS=5, SMALL=1)"
 	@echo "make clean   remove all that the others made"
@@ -63,6 +65,23 @@ test-oldest: env-oldest
 		tests/hub tests/storage tests/artifacts tests/test_*.py
 	@$(OLDEST)/bin/python -m pytest -m slow tests/hub
 
+# The optimum stack: optimum-onnx with the transformers 4 and huggingface_hub 0.36 that it pins.
+env-optimum: $(OPTIMUM)/installed
+
+$(OPTIMUM)/installed: pyproject.toml constraints-optimum.txt
+	@echo "Installing the optimum stack into $(OPTIMUM)."
+	@mkdir -p $(TMPDIR)
+	@test -x $(OPTIMUM)/bin/python || $(PYTHON) -m venv $(OPTIMUM)
+	@$(OPTIMUM)/bin/pip --disable-pip-version-check -qq install -c constraints-optimum.txt \
+		-e '.[aws,testing,optimum]' hypothesis pytest pytest-timeout pytest-xdist
+	@touch $@
+
+# Each stack exports for the other, so this needs both environments.
+test-optimum: env env-optimum
+	@mkdir -p $(TMPDIR)
+	@$(OPTIMUM)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+		-m "not slow or optimum" tests/optimum tests/hub tests/export
+
 # The peers are in an environment of their own: nothing else needs them.
 .venv-bench/installed: pyproject.toml constraints.txt benchmarks/requirements.txt
 	@echo "Installing hfflows and its peers into .venv-bench."
@@ -82,6 +101,6 @@ check: env
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) $(OLDEST) .venv-bench .cache .demo build dist *.egg-info
+	rm -rf $(VENV) $(OLDEST) $(OPTIMUM) .venv-bench .cache .demo build dist *.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
