@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from benchmarks.results import Outcome
     from benchmarks.spec import Benchmark
 
-OURS = ("hfflows", "checkpointer", "snapshots")
+OURS = (
+    "hfflows",
+    "checkpointer",
+    "training",
+    "torch-loop",
+    "prefect-task",
+    "snapshots",
+    "onnx-metadata",
+    "onnx-config",
+    "onnx-models",
+)
 """Contenders whose failure fails the run."""
 
 

@@ -60,6 +60,8 @@ class Lab:
         self._is_quiet = is_quiet
         self._hub: BenchHub | None = None
         self._hubs = ExitStack()
+        self._services = ExitStack()
+        self._services_environ: dict[str, str] = {}
         self._buckets: list[str] = []
         self._made = 0
 
@@ -75,6 +77,7 @@ class Lab:
         trace: TracebackType | None,
     ) -> None:
         self._hubs.close()
+        self._services.close()
         shutil.rmtree(self._directory, ignore_errors=True)
         for bucket in list(self._buckets):
             self.drop_bucket(bucket)
@@ -95,6 +98,13 @@ class Lab:
         self._hubs.close()
         self._hub = self._hubs.enter_context(running_hub(self.new_path()))
         return self._hub
+
+    def start_prefect(self) -> None:
+        """Start a Prefect server, which every child finds from now on."""
+        from hfflows.testing import LocalPrefect
+
+        server = self._services.enter_context(LocalPrefect())
+        self._services_environ = server.environ()
 
     def counts_disk(self) -> bool:
         """Return whether the kernel counts what is written where temporary files go."""
@@ -194,7 +204,7 @@ class Lab:
 
     def _environ(self) -> dict[str, str]:
         """Return variables with which one more child finds the servers, and nothing cached."""
-        environ = self.server.environ()
+        environ = {**self.server.environ(), **self._services_environ}
         if self._hub is not None:
             environ |= self._hub.environ | {"HF_HOME": str(self.new_path())}
         return environ

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 KIB, MIB = 1024, 1024 * 1024
 _ONE_DECIMAL_FROM = 10
+_TWO_DECIMALS_FROM = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,7 @@ class Metric:
 
     label: str
     unit: str
-    """`s`, `B` or empty for a plain number."""
+    """`s`, `B`, `%` or empty for a plain number."""
 
     def text(self, value: float) -> str:
         """Return a value as people read it."""
@@ -32,18 +33,25 @@ class Metric:
             return (1, "s") if value >= 1 else (0.001, "ms")
         if self.unit == "B":
             return (MIB, "MiB") if value >= MIB else (KIB, "KiB")
-        return 1, ""
+        return (0.01, "%") if self.unit == "%" else (1, "")
 
 
 def _number(value: float) -> str:
     if value == round(value):
         return f"{value:,.0f}"
-    return f"{value:,.1f}" if value >= _ONE_DECIMAL_FROM else f"{value:,.2f}"
+    if abs(value) < _TWO_DECIMALS_FROM:
+        return f"{value:.1e}"
+    return f"{value:,.1f}" if abs(value) >= _ONE_DECIMAL_FROM else f"{value:,.2f}"
 
 
 METRICS = {
     "seconds": Metric("time", "s"),
     "first_seconds": Metric("first call", "s"),
+    "committed_seconds": Metric("until committed", "s"),
+    "overhead_seconds": Metric("over the bare transfer", "s"),
+    "steps_per_second": Metric("steps a second", ""),
+    "undisturbed_per_second": Metric("undisturbed", ""),
+    "throughput_lost": Metric("throughput lost", "%"),
     "cpu_seconds": Metric("CPU", "s"),
     "peak_bytes": Metric("peak memory", "B"),
     "requests": Metric("requests", ""),
@@ -55,6 +63,10 @@ METRICS = {
     "hub_bytes": Metric("from the Hub", "B"),
     "hub_per_byte": Metric("from the Hub ÷ size", ""),
     "disk_bytes": Metric("written to disk", "B"),
+    "stored_bytes": Metric("stored", "B"),
+    "parity_difference": Metric("largest difference", ""),
+    "older_exporter": Metric("by the older exporter", ""),
+    "stored_per_size": Metric("stored ÷ one checkpoint", ""),
 }
 """In the order of the table's columns. All but the seconds are per call when a sample has
 several calls; `seconds` is their median and `first_seconds` the first."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from benchmarks.results import Outcome, Spread
 
-_SCALES = {"B": ("MiB", MIB), "s": ("s", 1), "": ("", 1)}
+_SCALES = {"B": ("MiB", MIB), "s": ("s", 1), "%": ("%", 0.01), "": ("", 1)}
 
 
 def draw(outcome: Outcome, path: Path) -> None:

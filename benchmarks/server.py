@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hfflows import open_store
 from hfflows.testing import LocalS3
+
+if TYPE_CHECKING:
+    from hfflows.storage import Store
 
 _FIRST_KEY = "first"
 _RECEIVED = "bucket_traffic_received_bytes_total"
@@ -39,11 +42,14 @@ class BenchServer(LocalS3):
         and 1 s when several come together: that is not the contender's time.
         """
         self.create_bucket(name)
-        options: dict[str, Any] = dict(self.options())
-        store = open_store(f"s3://{name}", **options)
+        store = self._store(name)
         store.put(_FIRST_KEY, b"first")
         store.delete([_FIRST_KEY])
         return name
+
+    def objects(self, bucket: str, prefix: str = "") -> list[tuple[str, int]]:
+        """Return (key, size in bytes) of what a bucket holds; counted like any request."""
+        return [(info.key, info.size_bytes) for info in self._store(bucket).list(prefix)]
 
     def counts(self, bucket: str) -> Counts:
         """Return a bucket's counters once they have settled."""
@@ -57,3 +63,7 @@ class BenchServer(LocalS3):
     def delete_bucket(self, name: str) -> None:
         """Remove a bucket with all it holds; the server frees the disk at once."""
         self._call("DELETE", "filer", f"/buckets/{name}?recursive=true")
+
+    def _store(self, bucket: str) -> Store:
+        options: dict[str, Any] = dict(self.options())
+        return open_store(f"s3://{bucket}", **options)

@@ -46,6 +46,22 @@ class Sizes:
     """Objects of each artifact in it."""
     calls: int
     """Calls that a sample of a fast operation has."""
+    layers: int
+    """Layers of the model of which a part is trained."""
+    layer_bytes: int
+    """Size of each of them."""
+    resumed: FileSet
+    """What a retried task begins from."""
+    listed: int
+    """Checkpoints of the run that lists them."""
+    ended: tuple[int, ...]
+    """Checkpoints that tasks have saved when they end."""
+    train_seconds: float
+    """How long training is watched undisturbed."""
+    onnx_bytes: int
+    """Weights of an ONNX model on the disk; one file cannot hold much more than 2 GB."""
+    onnx_stored_bytes: int
+    """Weights of one in a bucket."""
 
 
 FULL = Sizes(
@@ -65,6 +81,14 @@ FULL = Sizes(
     objects=200_000,
     objects_each=60,
     calls=11,
+    layers=20,
+    layer_bytes=6 * MIB,
+    resumed=FileSet(4, 25_000_000),
+    listed=1_000,
+    ended=(10, 1_000),
+    train_seconds=10.0,
+    onnx_bytes=1_900_000_000,
+    onnx_stored_bytes=256 * MIB,
 )
 
 SMALL = Sizes(
@@ -84,4 +108,12 @@ SMALL = Sizes(
     objects=200,
     objects_each=6,
     calls=3,
+    layers=20,
+    layer_bytes=KIB * 256,
+    resumed=FileSet(4, MIB),
+    listed=30,
+    ended=(2, 20),
+    train_seconds=0.5,
+    onnx_bytes=8 * MIB,
+    onnx_stored_bytes=40 * MIB,
 )

@@ -37,17 +37,27 @@ class HfflowsCheckpoints:
         newest = self._checkpointer(load_policy).latest()
         return newest.key if newest is not None else None
 
-    def fill(self, source: str, count: int, runs: int) -> dict[str, Any]:
+    def read_all(self) -> list[str]:
+        """Read all checkpoints of this run, metadata included; returns their keys."""
+        return [ref.key for ref in self._checkpointer().list()]
+
+    def entries(self) -> list[str]:
+        """List all checkpoints of this run, of which nothing is read; returns their keys."""
+        return [entry.key for entry in self._checkpointer().entries()]
+
+    def fill(
+        self, source: str, count: int, runs: int, metadata: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Write `count` checkpoints, the way commits leave them, in the names of several runs.
 
-        The first is saved for real; the others share its objects and have their own
-        reference, tree and index entries.
+        The first is saved for real, with `metadata`; the others share its objects and have
+        their own reference, tree and index entries.
 
         Returns:
             `saved`: a reference to load. `eager` and `fresh`: keys of the newest checkpoint
             of all runs, and of the run that the other operations are done in.
         """
-        first = self._checkpointer().save(source)
+        first = self._checkpointer().save(source, metadata=metadata)
         tree = bytes(self._store.get(keys.tree(first.key)))
         newest: str | None = keys.id_of(first.key)
         made = []

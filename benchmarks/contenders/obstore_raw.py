@@ -6,10 +6,13 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import obstore
 from obstore.store import S3Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _FILES_IN_FLIGHT = 16
 _RANGE_BYTES = 16 * 1024 * 1024
@@ -39,16 +42,27 @@ class ObstoreRaw:
 
     def load(self, saved: None, target: str) -> None:
         """Download every file under the prefix."""
-        root, ranges = Path(target), list[tuple[Path, str, int, int]]()
-        for page in obstore.list(self._store, prefix=_PREFIX):
-            for found in page:
-                path = root / found["path"].removeprefix(_PREFIX)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.touch()
-                ranges += [
-                    (path, found["path"], start, min(_RANGE_BYTES, found["size"] - start))
-                    for start in range(0, found["size"], _RANGE_BYTES)
-                ]
+        root = Path(target)
+        self._get_all(
+            (root / found["path"].removeprefix(_PREFIX), found["path"], found["size"])
+            for page in obstore.list(self._store, prefix=_PREFIX)
+            for found in page
+        )
+
+    def get_objects(self, objects: list[tuple[str, int]], target: str) -> None:
+        """Download objects of which key and size are known: a transfer and nothing else."""
+        root = Path(target)
+        self._get_all((root / key.rpartition("/")[2], key, size) for key, size in objects)
+
+    def _get_all(self, objects: Iterable[tuple[Path, str, int]]) -> None:
+        ranges = list[tuple[Path, str, int, int]]()
+        for path, key, size in objects:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            ranges += [
+                (path, key, start, min(_RANGE_BYTES, size - start))
+                for start in range(0, size, _RANGE_BYTES)
+            ]
         with ThreadPoolExecutor(_FILES_IN_FLIGHT) as pool:
             list(pool.map(self._get_range, ranges))
 
