@@ -18,7 +18,7 @@ from huggingface_hub.utils import hf_raise_for_status, validate_repo_id
 from hfflows.artifacts import Announced
 from hfflows.errors import HubError, HubUnavailableError, SettingsError
 from hfflows.hub._errors import WAIT, Repo, mapped_hub_errors
-from hfflows.hub._wire import VERSION, Caller, Wire, check_online, find_token
+from hfflows.hub._wire import CHUNK_BYTES, VERSION, Caller, Wire, check_online, find_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -221,7 +221,7 @@ class RangeReader:
         """Return exactly `length` bytes of `path` from `offset`.
 
         A body that ends early is continued where it ended; attempts are counted anew
-        whenever bytes arrived.
+        whenever a chunk's worth of bytes arrived.
 
         Raises:
             HubError: As `mapped_hub_errors`.
@@ -233,7 +233,7 @@ class RangeReader:
                 with mapped_hub_errors(self.repo, path=path):
                     self._receive(path, offset, length, data)
             except HubUnavailableError as error:
-                attempt = 1 if len(data) > before else attempt + 1
+                attempt = 1 if len(data) - before >= CHUNK_BYTES else attempt + 1
                 self._located.pop(path, None)
                 if not _wait(attempt, error, PATIENT):
                     raise
