@@ -55,5 +55,5 @@ def kept_configs(tmp_path_factory):
     """Keep models' small files apart from those of whoever runs the tests."""
     directory = tmp_path_factory.mktemp("configs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hfflows.export._config.default_root", lambda: directory)
+        patch.setattr("hfflows.export._config._loader.default_root", lambda: directory)
         yield

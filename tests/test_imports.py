@@ -8,6 +8,7 @@ HEAVY = [
     "torch",
     "transformers",
     "onnx",
+    "optimum",
     "onnxruntime",
     "s3fs",
     "boto3",

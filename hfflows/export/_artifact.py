@@ -26,11 +26,11 @@ from hfflows.artifacts import (
 )
 from hfflows.errors import SettingsError
 from hfflows.export._export import export_directory, load_model_files
-from hfflows.export._files import check_onnx_files
+from hfflows.export._onnx._graphs import check_onnx_files
+from hfflows.export._onnx._schema import entries_of
 from hfflows.export._process import DEFAULT_TIMEOUT_SECONDS, check_limits
 from hfflows.export._provenance import Origin, inject_everywhere
 from hfflows.export._report import ExportReport
-from hfflows.export._schema import entries_of
 from hfflows.export._settings import ExportOptions, ExportSettings, exporter_versions
 
 if TYPE_CHECKING:

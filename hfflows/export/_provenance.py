@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from hfflows import keys
 from hfflows.artifacts import lineage
-from hfflows.export import _schema as schema
-from hfflows.export._files import graph_sha256
-from hfflows.export._metadata import inject_hub_metadata
+from hfflows.export._onnx import _schema as schema
+from hfflows.export._onnx._file import inject_hub_metadata
+from hfflows.export._onnx._graphs import graph_sha256
 from hfflows.export._variants import variant_file
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from hfflows import keys
 from hfflows.artifacts import load_artifact, resolve_ref, save_artifact, store_for
 from hfflows.errors import SettingsError
-from hfflows.export import _schema as schema
-from hfflows.export._files import check_onnx_files
-from hfflows.export._metadata import inject_hub_metadata, read_onnx_metadata
+from hfflows.export._onnx import _schema as schema
+from hfflows.export._onnx._file import inject_hub_metadata, read_onnx_metadata
+from hfflows.export._onnx._graphs import check_onnx_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

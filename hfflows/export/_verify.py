@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from hfflows import keys
 from hfflows.artifacts import load_artifact, resolve_ref, store_for
 from hfflows.errors import ArtifactNotFoundError, IntegrityError, ParityError, SettingsError
-from hfflows.export import _schema as schema
 from hfflows.export._export import load_model_files
-from hfflows.export._files import check_onnx_files
-from hfflows.export._metadata import read_onnx_metadata
+from hfflows.export._onnx import _schema as schema
+from hfflows.export._onnx._file import read_onnx_metadata
+from hfflows.export._onnx._graphs import check_onnx_files
 from hfflows.export._process import DEFAULT_TIMEOUT_SECONDS, check_limits, run_worker
 from hfflows.export._settings import ExportSettings
 

@@ -16,9 +16,9 @@ from hfflows.export import (
     load_config,
     load_preprocessor,
 )
-from hfflows.export import _config as config_module
-from hfflows.export._config_cache import MOST_KEPT, ConfigCache, default_root
-from hfflows.export._dispatch import auto_class
+from hfflows.export._config import _loader as config_module
+from hfflows.export._config._cache import MOST_KEPT, ConfigCache, default_root
+from hfflows.export._config._dispatch import auto_class
 from tests.export.models import write_tokenizer
 from tests.export.test_metadata import small_model
 

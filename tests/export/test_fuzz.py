@@ -18,8 +18,8 @@ from onnx import TensorProto, helper
 
 import hfflows
 from hfflows.export import inject_hub_metadata, read_onnx_metadata
-from hfflows.export._ranged import RangedFile
-from hfflows.export._schema import DIGEST, is_ours
+from hfflows.export._onnx._ranged import RangedFile
+from hfflows.export._onnx._schema import DIGEST, is_ours
 from tests.export.test_metadata import HUB, small_model
 
 NUMBERED = b"".join(number.to_bytes(4, "big") for number in range(750_000))

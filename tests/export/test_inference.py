@@ -17,17 +17,17 @@ import pytest
 
 import hfflows
 from demo.material import WHEELS, extract_base_model
-from hfflows.export import _ort_arrays as arrays
 from hfflows.export import (
     inject_hub_metadata,
     load_numpy_model,
     load_onnx_model,
     onnx_pipeline,
 )
-from hfflows.export._numpy_settings import _pooling_facts
-from hfflows.export._ort_answers import best_spans
-from hfflows.export._ort_files import choose_graphs, locate
-from hfflows.export._ort_session import providers_for
+from hfflows.export._runtime import _arrays as arrays
+from hfflows.export._runtime._answers import best_spans
+from hfflows.export._runtime._files import choose_graphs, locate
+from hfflows.export._runtime._numpy_settings import _pooling_facts
+from hfflows.export._runtime._session import providers_for
 from tests.export import graphs, models
 
 TEXTS = ["the night train", "rain", "the store came back and went on only just"]
@@ -333,7 +333,7 @@ def test_weights_that_are_missing_or_a_graph_that_takes_no_texts_says_so(tmp_pat
 
 
 def test_a_runtime_that_is_not_there_or_not_known_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("hfflows.export._ort_optimum.has_optimum", lambda: False)
+    monkeypatch.setattr("hfflows.export._runtime._optimum.has_optimum", lambda: False)
     with pytest.raises(hfflows.SettingsError, match="runtime='tvm' is none of 'auto'"):
         load_onnx_model(tmp_path, runtime="tvm")
     with pytest.raises(hfflows.MissingDependencyError, match="environment of its own"):

@@ -18,8 +18,8 @@ from hfflows.export import (
     inject_hub_metadata,
     read_onnx_metadata,
 )
-from hfflows.export._metadata import LARGEST_BYTES
-from hfflows.export._schema import DIGEST, EXPORT_TIMESTAMP
+from hfflows.export._onnx._file import LARGEST_BYTES
+from hfflows.export._onnx._schema import DIGEST, EXPORT_TIMESTAMP
 from hfflows.testing._store_wrapper import StoreWrapper
 
 COMMIT = "c0ffee" + "0" * 34

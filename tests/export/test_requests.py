@@ -32,7 +32,7 @@ from hfflows.export import (
 from hfflows.export import _export as export_module
 from hfflows.export import _settings as settings_module
 from hfflows.export._artifact import _Request
-from hfflows.export._files import graph_sha256
+from hfflows.export._onnx._graphs import graph_sha256
 from hfflows.export._process import group_memory_bytes, run_worker
 from hfflows.export._provenance import Origin
 from hfflows.export._variants import TOLERANCES, write_variants

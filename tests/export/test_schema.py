@@ -18,8 +18,8 @@ from hfflows.export import (
     parse_metadata,
     read_onnx_metadata,
 )
-from hfflows.export._json_schema import SCHEMA_ID
-from hfflows.export._schema import ENTRIES, entries_of
+from hfflows.export._onnx._json_schema import SCHEMA_ID
+from hfflows.export._onnx._schema import ENTRIES, entries_of
 from hfflows.testing import Fault
 from tests.export.test_metadata import small_model
 

@@ -16,8 +16,8 @@ from hfflows.export import (
     inject_hub_metadata,
     read_onnx_metadata,
 )
-from hfflows.export._chain import in_order
-from hfflows.export._graph_diff import graph_differences
+from hfflows.export._tracing._chain import in_order
+from hfflows.export._tracing._graph_diff import graph_differences
 from hfflows.refs import Producer
 from tests.export.graphs import ORIGIN, external, inline, model, write
 

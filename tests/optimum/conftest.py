@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hfflows.export._ort_optimum import has_optimum
+from hfflows.export._runtime._optimum import has_optimum
 
 ROOT = Path(__file__).parents[2]
 BY_OPTIMUM = ("bert", "gpt2", "t5", "whisper", "vit", "clip", "speech")

@@ -3,7 +3,7 @@
 import pytest
 
 from hfflows.errors import MissingDependencyError
-from hfflows.export._ort_optimum import has_optimum, load_optimum_model
+from hfflows.export._runtime._optimum import has_optimum, load_optimum_model
 from hfflows.export._worker._optimum import write_with_optimum
 
 pytestmark = pytest.mark.skipif(has_optimum(), reason="Optimum is installed")

@@ -8,8 +8,8 @@ import pytest
 import hfflows
 from hfflows.errors import ExportError, UnsupportedModelError
 from hfflows.export import export_artifact, load_onnx_model
-from hfflows.export._ort_files import locate
-from hfflows.export._ort_optimum import load_optimum_model
+from hfflows.export._runtime._files import locate
+from hfflows.export._runtime._optimum import load_optimum_model
 from hfflows.export._settings import ExportSettings
 from hfflows.export._worker import export
 from hfflows.export._worker._optimum import write_with_optimum

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hfflows.errors import ExportError, MissingDependencyError, UnsupportedModelError
-from hfflows.export._config import load_config
+from hfflows.export._config._loader import load_config
 from hfflows.export._heads import Head, head_of
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfflows.errors import ExportError, UnsupportedModelError
-from hfflows.export._ort_optimum import has_optimum, missing_optimum
+from hfflows.export._runtime._optimum import has_optimum, missing_optimum
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

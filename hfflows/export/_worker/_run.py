@@ -175,7 +175,7 @@ class Job:
     def _backends(self) -> list[str]:
         if self._settings.backend != "auto":
             return [self._settings.backend]
-        from hfflows.export._ort_optimum import has_optimum
+        from hfflows.export._runtime._optimum import has_optimum
 
         # They pin transformers to versions that have no exporters of their own.
         return ["optimum" if has_optimum() else "transformers", "torchscript"]

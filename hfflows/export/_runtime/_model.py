@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hfflows.export._ort_session import Graph
+    from hfflows.export._runtime._session import Graph
 
 MODALITIES = {
     "input_ids": "text",

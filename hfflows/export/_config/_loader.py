@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 from hfflows.artifacts import load_artifact
 from hfflows.errors import MetadataError
-from hfflows.export import _schema as schema
-from hfflows.export._config_cache import ConfigCache, default_root, keep
-from hfflows.export._config_origin import Origin, held_artifact, local_model, origin_of
-from hfflows.export._dispatch import (
+from hfflows.export._config._cache import ConfigCache, default_root, keep
+from hfflows.export._config._dispatch import (
     CODE_PATTERNS,
     CONFIG_PATTERNS,
     TOKENIZER_FILES,
     load_config,
     load_preprocessor,
 )
-from hfflows.export._metadata import read_onnx_metadata
+from hfflows.export._config._origin import Origin, held_artifact, local_model, origin_of
+from hfflows.export._onnx import _schema as schema
+from hfflows.export._onnx._file import read_onnx_metadata
 from hfflows.hub import snapshot_download
 from hfflows.storage import open_store
 

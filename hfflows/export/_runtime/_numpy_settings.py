@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from hfflows.export._ort_files import OnnxFiles
+    from hfflows.export._runtime._files import OnnxFiles
     from hfflows.storage import Store
 
 LONGEST = 512
@@ -64,13 +64,13 @@ class TextSettings:
 
     def padded(self, encodings: Sequence[Any]) -> dict[str, np.ndarray]:
         """Return the inputs of one batch."""
-        from hfflows.export import _ort_arrays as arrays
+        from hfflows.export._runtime import _arrays as arrays
 
         return arrays.padded(encodings, self.pad_id, left=self.pads_left)
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
         """Return scores as the pipeline does, by what the model was trained for."""
-        from hfflows.export import _ort_arrays as arrays
+        from hfflows.export._runtime import _arrays as arrays
 
         logits = logits.astype("float32", copy=False)
         problem = self.config.get("problem_type")

@@ -7,16 +7,16 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from hfflows.errors import SettingsError
-from hfflows.export._inference import open_model
-from hfflows.export._ort_answers import QuestionAnswering
-from hfflows.export._ort_texts import TEXT_TASKS, TextToText, base_task
+from hfflows.export._runtime._answers import QuestionAnswering
+from hfflows.export._runtime._load import open_model
+from hfflows.export._runtime._texts import TEXT_TASKS, TextToText, base_task
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
     from hfflows.artifacts import RefLike
-    from hfflows.export._inference import Runtime
+    from hfflows.export._runtime._load import Runtime
     from hfflows.storage import Store
 
 SAME_AS = {"sentence-similarity": "feature-extraction", "text-ranking": "text-classification"}

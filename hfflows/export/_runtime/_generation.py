@@ -14,8 +14,8 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from hfflows.errors import MissingDependencyError, SettingsError
-from hfflows.export._ort_cache import INPUT, OUTPUT, OrtCache
-from hfflows.export._ort_model import as_array, completed
+from hfflows.export._runtime._cache import INPUT, OUTPUT, OrtCache
+from hfflows.export._runtime._model import as_array, completed
 
 try:
     import torch
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from hfflows.export._ort_session import Graph
+    from hfflows.export._runtime._session import Graph
 
 
 class OrtGenerator(PreTrainedModel, GenerationMixin):  # type: ignore[misc] # transformers is not typed here

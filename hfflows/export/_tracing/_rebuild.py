@@ -22,14 +22,14 @@ from hfflows.errors import (
     MetadataError,
     SettingsError,
 )
-from hfflows.export import _schema as schema
 from hfflows.export._export import NOT_NEEDED, export_onnx
-from hfflows.export._files import graph_sha256
-from hfflows.export._graph_diff import graph_differences
-from hfflows.export._metadata import read_onnx_metadata
+from hfflows.export._onnx import _schema as schema
+from hfflows.export._onnx._file import read_onnx_metadata
+from hfflows.export._onnx._graphs import graph_sha256
 from hfflows.export._process import DEFAULT_TIMEOUT_SECONDS
-from hfflows.export._recorded import first_graph, origin_of
 from hfflows.export._settings import ExportSettings
+from hfflows.export._tracing._graph_diff import graph_differences
+from hfflows.export._tracing._recorded import first_graph, origin_of
 from hfflows.hub import snapshot_download
 from hfflows.storage import open_store
 

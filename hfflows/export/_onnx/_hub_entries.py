@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hfflows.errors import MetadataError
-from hfflows.export import _schema as schema
+from hfflows.export._onnx import _schema as schema
 from hfflows.hub import model_facts
 
 if TYPE_CHECKING:

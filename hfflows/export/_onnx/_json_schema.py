@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hfflows.export import _forms as forms
-from hfflows.export import _schema as schema
+from hfflows.export._onnx import _forms as forms
+from hfflows.export._onnx import _schema as schema
 
 SCHEMA_ID = "urn:uuid:846a4e50-64c3-5f6f-90f9-0ac3842580a9"
 """Of version 1, for good: a UUID needs no host and no registered namespace to be unique.

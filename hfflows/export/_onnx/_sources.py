@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from hfflows import keys
 from hfflows.artifacts import open_file
 from hfflows.errors import ObjectNotFoundError, SettingsError
-from hfflows.export._ranged import RangedFile
+from hfflows.export._onnx._ranged import RangedFile
 from hfflows.refs import ArtifactRef
 from hfflows.storage import open_store
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from hfflows.artifacts import resolve_ref
 from hfflows.errors import ArtifactNotFoundError, IntegrityError, MetadataError, SettingsError
-from hfflows.export import _forms as forms
-from hfflows.export import _schema as schema
+from hfflows.export._onnx import _forms as forms
+from hfflows.export._onnx import _schema as schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

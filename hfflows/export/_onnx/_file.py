@@ -11,8 +11,8 @@ import os
 from typing import TYPE_CHECKING, BinaryIO
 
 from hfflows.errors import MetadataError, MissingDependencyError, SettingsError
-from hfflows.export._origin import hub_entries, joined
-from hfflows.export._protobuf import (
+from hfflows.export._onnx._hub_entries import hub_entries, joined
+from hfflows.export._onnx._protobuf import (
     METADATA_PROPS,
     Field,
     encode_entry,
@@ -20,9 +20,9 @@ from hfflows.export._protobuf import (
     read_entry,
     scan,
 )
-from hfflows.export._rewrite import Kept, rewrite, rewrite_tail
-from hfflows.export._schema import DIGEST, digest_of, entries_of, is_ours
-from hfflows.export._sources import DEFAULT_FILE, local_path, open_regular, opened
+from hfflows.export._onnx._rewrite import Kept, rewrite, rewrite_tail
+from hfflows.export._onnx._schema import DIGEST, digest_of, entries_of, is_ours
+from hfflows.export._onnx._sources import DEFAULT_FILE, local_path, open_regular, opened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hfflows.export._ort_session import Graph
+    from hfflows.export._runtime._session import Graph
 
 INPUT, OUTPUT = "past_key_values.", "present."
 """Beginnings of their names: what a step returns as `present.0.key` it takes as

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from hfflows.errors import MissingDependencyError
-from hfflows.export._ort_generation import OrtSeq2SeqLM
+from hfflows.export._runtime._generation import OrtSeq2SeqLM
 
 try:
     from transformers.models.whisper.generation_whisper import WhisperGenerationMixin
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from hfflows.export._ort_session import Graph
+    from hfflows.export._runtime._session import Graph
 
 
 class OrtWhisper(WhisperGenerationMixin, OrtSeq2SeqLM):  # type: ignore[misc] # not typed here

@@ -17,12 +17,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from hfflows.errors import MetadataError
-from hfflows.export import _forms as forms
+from hfflows.export._onnx import _forms as forms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hfflows.export._forms import Form
+    from hfflows.export._onnx._forms import Form
 
 HUB_ID = "hf_hub_id"
 HUB_REVISION = "hf_hub_revision"

@@ -11,8 +11,8 @@ from importlib import metadata, util
 from typing import TYPE_CHECKING, Any
 
 from hfflows.errors import ExportError, MissingDependencyError, UnsupportedModelError
-from hfflows.export._ort_files import ENCODER_DECODER, MODEL
-from hfflows.export._ort_session import provider_names
+from hfflows.export._runtime._files import ENCODER_DECODER, MODEL
+from hfflows.export._runtime._session import provider_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hfflows.errors import SettingsError, UnsupportedModelError
-from hfflows.export._metadata import read_onnx_metadata
-from hfflows.export._numpy_settings import TextSettings, read_settings
-from hfflows.export._ort_files import MODEL, locate
-from hfflows.export._ort_session import Graph, providers_for
+from hfflows.export._onnx._file import read_onnx_metadata
+from hfflows.export._runtime._files import MODEL, locate
+from hfflows.export._runtime._numpy_settings import TextSettings, read_settings
+from hfflows.export._runtime._session import Graph, providers_for
 
 if TYPE_CHECKING:
     import os
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from hfflows.artifacts import RefLike
-    from hfflows.export._ort_files import OnnxFiles
+    from hfflows.export._runtime._files import OnnxFiles
     from hfflows.storage import Store
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
@@ -144,7 +144,7 @@ class NumpyModel:
             SettingsError: The graph returns no token vectors, or nothing says how to pool them.
             UnsupportedModelError: The prompt would have to be left out of the pooling.
         """
-        from hfflows.export import _ort_arrays as arrays
+        from hfflows.export._runtime import _arrays as arrays
 
         own = self._settings.prompt if prompt is None else prompt
         if own and not self._settings.pools_prompt:
@@ -163,7 +163,7 @@ class NumpyModel:
         self, normalize: bool | None
     ) -> Callable[[dict[str, np.ndarray], np.ndarray], np.ndarray]:
         """Return what makes one vector a text of the graph's answers and the mask."""
-        from hfflows.export import _ort_arrays as arrays
+        from hfflows.export._runtime import _arrays as arrays
 
         modes = self._settings.pooling
         if EMBEDDING in self._graph.outputs and (normalize is not False or not modes):

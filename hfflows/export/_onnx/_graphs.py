@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from hfflows.artifacts import check_onnx_set, external_data_path, onnx_graphs, read_onnx_graph
 from hfflows.errors import ExportError, SettingsError
-from hfflows.export._metadata import read_onnx_metadata
-from hfflows.export._protobuf import METADATA_PROPS, scan
+from hfflows.export._onnx._file import read_onnx_metadata
+from hfflows.export._onnx._protobuf import METADATA_PROPS, scan
 
 if TYPE_CHECKING:
     import os

@@ -24,11 +24,11 @@ from hfflows.artifacts import (
     store_for,
 )
 from hfflows.errors import ArtifactNotFoundError, ExportError, IntegrityError
-from hfflows.export import _schema as schema
-from hfflows.export._chain import Link, State, Trace, in_order
-from hfflows.export._files import graph_sha256
-from hfflows.export._metadata import read_onnx_metadata
-from hfflows.export._recorded import first_graph, first_of, origin_of, recorded_parents
+from hfflows.export._onnx import _schema as schema
+from hfflows.export._onnx._file import read_onnx_metadata
+from hfflows.export._onnx._graphs import graph_sha256
+from hfflows.export._tracing._chain import Link, State, Trace, in_order
+from hfflows.export._tracing._recorded import first_graph, first_of, origin_of, recorded_parents
 from hfflows.refs import ArtifactRef, ParentRef, Producer
 from hfflows.storage import open_store
 

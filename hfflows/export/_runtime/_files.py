@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hfflows import keys
 from hfflows.artifacts import load_artifact, read_tree, resolve_ref, store_for
 from hfflows.errors import SettingsError
-from hfflows.export._config import HubConfigLoader
+from hfflows.export._config._loader import HubConfigLoader
 
 if TYPE_CHECKING:
     from collections.abc import Collection

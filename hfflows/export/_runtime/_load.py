@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from hfflows.errors import MissingDependencyError, SettingsError, UnsupportedModelError
-from hfflows.export._config import HubConfigLoader, load_config, load_preprocessor
-from hfflows.export._metadata import read_onnx_metadata
-from hfflows.export._ort_cache import INPUT
-from hfflows.export._ort_files import ENCODER_DECODER, MODEL, OnnxFiles, locate
-from hfflows.export._ort_model import OrtModel
-from hfflows.export._ort_session import Graph, providers_for
+from hfflows.export._config._loader import HubConfigLoader, load_config, load_preprocessor
+from hfflows.export._onnx._file import read_onnx_metadata
+from hfflows.export._runtime._cache import INPUT
+from hfflows.export._runtime._files import ENCODER_DECODER, MODEL, OnnxFiles, locate
+from hfflows.export._runtime._model import OrtModel
+from hfflows.export._runtime._session import Graph, providers_for
 
 if TYPE_CHECKING:
     import os
@@ -145,7 +145,7 @@ def pipeline_tag_of(metadata: Mapping[str, str], config: Any) -> str | None:
 
 
 def _is_optimum(runtime: str) -> bool:
-    from hfflows.export._ort_optimum import has_optimum, missing_optimum
+    from hfflows.export._runtime._optimum import has_optimum, missing_optimum
 
     if runtime not in get_args(Runtime):
         msg = f"runtime={runtime!r} is none of {', '.join(map(repr, get_args(Runtime)))}."
@@ -162,7 +162,7 @@ def _of_optimum(
     directory: Path,
     providers: Sequence[Any],
 ) -> Any:
-    from hfflows.export._ort_optimum import load_optimum_model
+    from hfflows.export._runtime._optimum import load_optimum_model
 
     tag = tag or "feature-extraction"
     return load_optimum_model(files.graphs, tag, config, providers, directory)
@@ -179,15 +179,15 @@ def _own_model(
     _require_torch()
     if ENCODER_DECODER[0] in graphs:
         if config.model_type == "whisper":
-            from hfflows.export._ort_whisper import OrtWhisper
+            from hfflows.export._runtime._whisper import OrtWhisper
 
             return OrtWhisper(graphs, config, directory)
-        from hfflows.export._ort_generation import OrtSeq2SeqLM
+        from hfflows.export._runtime._generation import OrtSeq2SeqLM
 
         return OrtSeq2SeqLM(graphs, config, directory)
     graph = graphs[MODEL]
     if tag == GENERATES or any(name.startswith(INPUT) for name in graph.inputs):
-        from hfflows.export._ort_generation import OrtCausalLM
+        from hfflows.export._runtime._generation import OrtCausalLM
 
         return OrtCausalLM(graph, config, directory)
     return OrtModel(graph, config)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfflows import keys
 from hfflows.errors import MetadataError, SettingsError
-from hfflows.export import _schema as schema
+from hfflows.export._onnx import _schema as schema
 from hfflows.refs import ParentRef
 
 if TYPE_CHECKING:

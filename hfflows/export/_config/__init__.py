@@ -1,0 +1,1 @@
+"""Config and preprocessor of a model, found from its ONNX file alone."""

@@ -1,0 +1,1 @@
+"""The ONNX file: its metadata, read and written without parsing the graph."""

@@ -1,0 +1,1 @@
+"""Exports at work: pipelines, `generate()`, Optimum's classes, numpy alone."""

@@ -1,0 +1,1 @@
+"""From a file back to what it was made from, and forward again."""
