@@ -210,7 +210,7 @@ class Job:
         outcome: dict[str, Any] = _result(run)
         self.outcomes.append(outcome)
         wanted = re.compile(
-            r"^(Snapshot |resumed|trained epoch|checkpoints|accuracy|Exported|ONNX|Published|alias)"
+            r"^(Snapshot |resumed|trained epoch|checkpoints|accuracy|Export |ONNX|Published|alias)"
         )
         for line in self._whole_log(run.id):
             if wanted.match(line):
