@@ -259,7 +259,10 @@ def test_a_process_that_takes_too_long_is_stopped_with_its_children(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
 def test_nothing_outlives_the_one_who_asked(tmp_path, number):
     code = (
-        "import sys; from pathlib import Path; from hfflows.export._process import run_worker\n"
+        "import signal, sys; from pathlib import Path\n"
+        "from hfflows.export._process import run_worker\n"
+        # A shell's background jobs, and what they start, are deaf to it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "run_worker({'do': 'wait', 'pids': sys.argv[2]}, Path(sys.argv[1]), subject='It',"
         " module='tests.export.fake_worker')"
     )
