@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from hfflows.artifacts import RefLike, RetentionPolicy, TransferReport
     from hfflows.checkpoint._background import PendingSave
-    from hfflows.checkpoint._lineage import Log
+    from hfflows.checkpoint._log import Log
     from hfflows.checkpoint._resume import PassedOver
     from hfflows.refs import ArtifactRef, StorageFormat
     from hfflows.storage import Store

@@ -15,11 +15,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hfflows.artifacts import RefLike
+    from hfflows.checkpoint._log import Log
     from hfflows.identity import RunIdentity
     from hfflows.refs import ArtifactRef
     from hfflows.storage import Store
-
-Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
 @dataclass(frozen=True, slots=True)

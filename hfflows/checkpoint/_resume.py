@@ -22,10 +22,10 @@ from hfflows.errors import (
 )
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from hfflows.checkpoint._log import Log
     from hfflows.identity import RunIdentity
     from hfflows.refs import ArtifactRef
     from hfflows.storage import Store
@@ -83,7 +83,7 @@ class Resumption:
         identity: RunIdentity,
         policy: LoadPolicy,
         store: Store,
-        log: logging.Logger | logging.LoggerAdapter[logging.Logger],
+        log: Log,
     ) -> None:
         self._identity, self._policy = identity, policy
         self._store, self._log = store, log
@@ -141,7 +141,7 @@ def mark_broken(
     error: Exception,
     *,
     store: Store,
-    log: logging.Logger | logging.LoggerAdapter[logging.Logger],
+    log: Log,
 ) -> None:
     """Keep later loads off a broken checkpoint; it stays listed, for repair."""
     log.warning(

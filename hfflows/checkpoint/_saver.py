@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
@@ -18,13 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hfflows.checkpoint._goodput import Meter
+    from hfflows.checkpoint._log import Log
     from hfflows.checkpoint._writer import SaveOptions, Writer
     from hfflows.refs import ArtifactRef
 
 WhenFull = Literal["wait", "skip"]
 OnError = Literal["raise", "warn"]
-
-Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
 @dataclass(frozen=True, slots=True)

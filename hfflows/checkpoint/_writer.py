@@ -14,11 +14,11 @@ from hfflows.errors import IntegrityError, SettingsError, StorageError
 from hfflows.refs import Producer
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Mapping
     from pathlib import Path
 
     from hfflows.artifacts import RetentionPolicy
+    from hfflows.checkpoint._log import Log
     from hfflows.identity import RunIdentity
     from hfflows.refs import ArtifactRef, StorageFormat
     from hfflows.storage import Store
@@ -75,7 +75,7 @@ class Writer:
         identity: RunIdentity,
         store: Store,
         retention: RetentionPolicy | None,
-        log: logging.Logger | logging.LoggerAdapter[logging.Logger],
+        log: Log,
     ) -> None:
         self._identity, self._store = identity, store
         self._retention, self._log = retention, log
@@ -149,7 +149,7 @@ def retain(
     policy: RetentionPolicy | None,
     *,
     store: Store,
-    log: logging.Logger | logging.LoggerAdapter[logging.Logger],
+    log: Log,
 ) -> None:
     """Delete what the policy gives up; failing to never fails the save."""
     if policy is None:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass, fields
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from hfflows import keys
@@ -48,6 +49,20 @@ LEASE_SECONDS = 30.0
 """How long a worker that died while it exported keeps the others waiting."""
 
 _DIGITS_OF_REQUEST = 32
+
+
+def resolve_export(export: RefLike, *, store: Store) -> ArtifactRef:
+    """Return the reference of a stored export.
+
+    Raises:
+        SettingsError: It is something else.
+        As `hfflows.artifacts.resolve_ref`.
+    """
+    ref = resolve_ref(export, store=store)
+    if ref.kind != keys.EXPORT_KIND:
+        msg = f"{ref.key} is of kind {ref.kind!r}; pass what export_onnx returned."
+        raise SettingsError(msg, key=ref.key)
+    return ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +195,7 @@ class _Request:
             "settings": self.settings.to_json(),
             "entries": self.entries,
             "metadata": self.metadata,
-            "versions": exporter_versions(),
+            "versions": exporter_versions() | {"hfflows": version("hfflows")},
         }
         try:
             text = json.dumps([self.name, wanted], sort_keys=True, allow_nan=False)

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfflows import errors
-from hfflows.errors import ExportError, HfflowsError, SettingsError
+from hfflows.errors import ExportError, HfflowsError, MissingDependencyError, SettingsError
+from hfflows.export._settings import is_number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 WORKER = "hfflows.export._worker"
 DEFAULT_TIMEOUT_SECONDS = 1800.0
@@ -52,12 +53,12 @@ def check_limits(timeout_seconds: float, memory_limit_bytes: int | None) -> None
     Raises:
         SettingsError: Not a positive number; or a limit on memory where it cannot be kept.
     """
-    if not (_is_number(timeout_seconds, int | float) and 0 < timeout_seconds < math.inf):
+    if not (is_number(timeout_seconds, int | float) and 0 < timeout_seconds < math.inf):
         msg = f"timeout_seconds={timeout_seconds!r} must be a positive, finite number."
         raise SettingsError(msg)
     if memory_limit_bytes is None:
         return
-    if not (_is_number(memory_limit_bytes, int) and memory_limit_bytes > 0):
+    if not (is_number(memory_limit_bytes, int) and memory_limit_bytes > 0):
         msg = f"memory_limit_bytes={memory_limit_bytes!r} must be a positive whole number."
         raise SettingsError(msg)
     if not Path("/proc/self/status").exists():
@@ -65,10 +66,6 @@ def check_limits(timeout_seconds: float, memory_limit_bytes: int | None) -> None
             "memory_limit_bytes is kept by looking into /proc, which only Linux has; leave it out."
         )
         raise SettingsError(msg)
-
-
-def _is_number(value: object, kinds: Any) -> bool:
-    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def run_worker(
@@ -115,6 +112,26 @@ def run_worker(
         raise _error_of(cls, said["message"], output, **said["facts"])
     report: dict[str, Any] = answer["report"]
     return report
+
+
+def serve(work: Callable[[dict[str, Any]], dict[str, Any]], *, doing: str) -> None:
+    """Answer the request of `run_worker`: with a report, or with an error as plain values.
+
+    Args:
+        work: Returns the report on a request.
+        doing: What it does, to begin a message with when a package for it is not installed.
+    """
+    scratch = Path(sys.argv[1])
+    request = json.loads((scratch / "request.json").read_text(encoding="utf-8"))
+    try:
+        answer: dict[str, Any] = {"report": work(request)}
+    except HfflowsError as error:
+        kind = type(error).__name__
+        answer = {"error": {"type": kind, "message": str(error), "facts": error.facts}}
+    except ImportError as error:
+        msg = f"{doing} needs {error.name}: pip install 'hfflows[export]'."
+        answer = {"error": {"type": MissingDependencyError.__name__, "message": msg, "facts": {}}}
+    (scratch / "reply.json").write_text(json.dumps(answer), encoding="utf-8")
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hfflows import keys
-from hfflows.artifacts import load_artifact, resolve_ref, save_artifact, store_for
-from hfflows.errors import SettingsError
+from hfflows.artifacts import load_artifact, save_artifact, store_for
+from hfflows.export._artifact import resolve_export
 from hfflows.export._onnx import _schema as schema
 from hfflows.export._onnx._file import inject_hub_metadata, read_onnx_metadata
 from hfflows.export._onnx._graphs import check_onnx_files
@@ -48,10 +48,7 @@ def inject_artifact(
         As `hfflows.load_artifact` and `hfflows.save_artifact`.
     """
     store = store_for(export, store)
-    ref = resolve_ref(export, store=store)
-    if ref.kind != keys.EXPORT_KIND:
-        msg = f"{ref.key} is of kind {ref.kind!r}; pass what export_onnx returned."
-        raise SettingsError(msg, key=ref.key)
+    ref = resolve_export(export, store=store)
     directory = load_artifact(ref, scratch / "export", store=store)
     for graph in sorted(directory.rglob("*.onnx")):
         there = {

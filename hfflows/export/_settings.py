@@ -23,17 +23,16 @@ LOWEST_OPSET = 11
 """Below it ONNX lacks operators that every model here needs."""
 
 EXPORTERS = (
-    "hfflows",
     "transformers",
     "torch",
     "onnx",
+    "onnxruntime",
     "onnxscript",
     "onnx-ir",
-    "onnxruntime",
     "optimum",
     "optimum-onnx",
 )
-"""Packages whose version decides what a graph looks like."""
+"""Packages whose version decides what a graph looks like, beside our own."""
 
 _CHOICES = {
     "backend": get_args(Backend),
@@ -94,12 +93,12 @@ class ExportSettings:
             msg = f"trust_remote_code={self.trust_remote_code!r} is neither True nor False."
             raise SettingsError(msg)
         if self.opset is not None and not (
-            _is_number(self.opset, int) and self.opset >= LOWEST_OPSET
+            is_number(self.opset, int) and self.opset >= LOWEST_OPSET
         ):
             msg = f"opset={self.opset!r} is not a whole number from {LOWEST_OPSET} on."
             raise SettingsError(msg)
         tolerance = self.parity_tolerance
-        if not (_is_number(tolerance, int | float) and math.isfinite(tolerance) and tolerance >= 0):
+        if not (is_number(tolerance, int | float) and math.isfinite(tolerance) and tolerance >= 0):
             msg = f"parity_tolerance={tolerance!r} must be a finite number, not negative."
             raise SettingsError(msg)
         object.__setattr__(self, "parity_tolerance", float(tolerance))
@@ -143,7 +142,8 @@ def _is_a(value: object, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def _is_number(value: object, kinds: Any) -> bool:
+def is_number(value: object, kinds: Any) -> bool:
+    """Return whether a value is a number of these kinds; to Python `True` is one, too."""
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from hfflows import keys
 from hfflows.artifacts import load_artifact, resolve_ref, store_for
 from hfflows.errors import ArtifactNotFoundError, IntegrityError, ParityError, SettingsError
+from hfflows.export._artifact import resolve_export
 from hfflows.export._export import load_model_files
 from hfflows.export._onnx import _schema as schema
 from hfflows.export._onnx._file import read_onnx_metadata
@@ -70,10 +70,7 @@ def verify_export(
         msg = f"texts={texts!r} must be a list of texts."
         raise SettingsError(msg)
     store = store_for(export, store)
-    ref = resolve_ref(export, store=store)
-    if ref.kind != keys.EXPORT_KIND:
-        msg = f"{ref.key} is of kind {ref.kind!r}; pass what export_onnx returned."
-        raise SettingsError(msg, key=ref.key)
+    ref = resolve_export(export, store=store)
     directory = load_artifact(ref, scratch / "export", store=store)
     files = check_onnx_files(directory)
     graphs = {

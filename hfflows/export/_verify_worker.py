@@ -6,15 +6,14 @@ none, and for each graph file which variant it is.
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from hfflows.errors import HfflowsError, MissingDependencyError, SettingsError
+from hfflows.errors import SettingsError
+from hfflows.export._process import serve
 from hfflows.export._settings import ExportSettings
 from hfflows.export._variants import tolerance_of, variant_file
 
@@ -25,21 +24,6 @@ if TYPE_CHECKING:
     from hfflows.export._worker._plan import Case, Graph, Plan
 
 WARM_UP, ROUNDS = 2, 9
-
-
-def main() -> None:
-    """Answer with a report, or with an error as plain values."""
-    scratch = Path(sys.argv[1])
-    request = json.loads((scratch / "request.json").read_text(encoding="utf-8"))
-    try:
-        answer: dict[str, Any] = {"report": verify(request)}
-    except HfflowsError as error:
-        kind = type(error).__name__
-        answer = {"error": {"type": kind, "message": str(error), "facts": error.facts}}
-    except ImportError as error:
-        msg = f"Verifying needs {error.name}: pip install 'hfflows[export]'."
-        answer = {"error": {"type": MissingDependencyError.__name__, "message": msg, "facts": {}}}
-    (scratch / "reply.json").write_text(json.dumps(answer), encoding="utf-8")
 
 
 def verify(request: dict[str, Any]) -> dict[str, Any]:
@@ -137,4 +121,4 @@ def _milliseconds(run: Callable[[], Any]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    serve(verify, doing="Verifying")

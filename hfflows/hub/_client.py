@@ -122,17 +122,18 @@ class HubClient:
 
     def resolve(self, *, patience: Patience = PATIENT) -> str:
         """Return the commit that the revision stands for now; one request."""
+        return str(self.info(patience=patience)["sha"])
+
+    def info(self, *, patience: Patience = PATIENT) -> dict[str, Any]:
+        """Return what the Hub says of the repo at the revision, as it says it; one request.
+
+        `sha` is there, and a full commit.
+        """
         info = self._info(self.repo.revision, patience=patience)
         with self._parsing():
             commit_hash = info["sha"]
             if not _COMMIT.fullmatch(commit_hash):
                 raise ValueError(commit_hash)
-            return str(commit_hash)
-
-    def info(self, *, patience: Patience = PATIENT) -> dict[str, Any]:
-        """Return what the Hub says of the repo at the revision, as it says it; one request."""
-        info = self._info(self.repo.revision, patience=patience)
-        with self._parsing():
             return dict(info)
 
     def check_access(self) -> None:

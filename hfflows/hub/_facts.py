@@ -93,19 +93,12 @@ def model_facts(
 
 
 def _facts(client: HubClient, info: Mapping[str, Any]) -> ModelFacts:
-    commit_hash = str(info.get("sha"))
-    if not is_commit(commit_hash):
-        msg = (
-            f"{client.repo.repo_id}: {client.repo.endpoint} names no commit. Check `endpoint` and "
-            "HF_ENDPOINT."
-        )
-        raise HubError(msg, repo_id=client.repo.repo_id)
     card = info.get("cardData")
     card = card if isinstance(card, Mapping) else {}
     gated, private = info.get("gated"), info.get("private")
     return ModelFacts(
         repo_id=client.repo.repo_id,
-        commit_hash=commit_hash,
+        commit_hash=str(info["sha"]),
         is_verified=True,
         pipeline_tag=_text(info.get("pipeline_tag") or card.get("pipeline_tag")),
         library_name=_text(info.get("library_name") or card.get("library_name")),

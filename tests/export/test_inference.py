@@ -26,7 +26,7 @@ from hfflows.export import (
 from hfflows.export._runtime import _arrays as arrays
 from hfflows.export._runtime._answers import best_spans
 from hfflows.export._runtime._files import choose_graphs, locate
-from hfflows.export._runtime._numpy_settings import _pooling_facts
+from hfflows.export._runtime._numpy_settings import _modes, _pooling_facts
 from hfflows.export._runtime._session import providers_for
 from tests.export import graphs, models
 
@@ -235,18 +235,18 @@ def test_a_batch_is_padded_on_the_models_side():
 
 
 @pytest.mark.parametrize(
-    ("recorded", "files", "given", "mode", "normalize"),
+    ("recorded", "files", "given", "modes", "normalize"),
     [
-        ({"mode": "cls+mean", "normalize": True}, {}, None, "cls+mean", True),
-        ({"pooling_mode_max_tokens": True}, {"modules.json": ["Normalize"]}, None, ["max"], True),
-        ({}, {"1_Pooling/config.json": {"pooling_mode_mean_tokens": True}}, None, ["mean"], False),
-        ({}, {"1_Pooling/config.json": {"pooling_mode": "cls"}}, None, "cls", False),
-        ({"mode": "cls", "normalize": True}, {}, "mean", "mean", False),
-        ({}, {}, None, [], False),
+        ({"mode": "cls+mean", "normalize": True}, {}, None, ("cls", "mean"), True),
+        ({"pooling_mode_max_tokens": True}, {"modules.json": ["Normalize"]}, None, ("max",), True),
+        ({}, {"1_Pooling/config.json": {"pooling_mode_mean_tokens": True}}, None, ("mean",), False),
+        ({}, {"1_Pooling/config.json": {"pooling_mode": "cls"}}, None, ("cls",), False),
+        ({"mode": "cls", "normalize": True}, {}, "mean", ("mean",), False),
+        ({}, {}, None, (), False),
     ],
 )
 def test_how_to_pool_is_as_asked_for_else_as_recorded_else_as_files_say(
-    tmp_path, recorded, files, given, mode, normalize
+    tmp_path, recorded, files, given, modes, normalize
 ):
     for name, document in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -254,7 +254,7 @@ def test_how_to_pool_is_as_asked_for_else_as_recorded_else_as_files_say(
         (tmp_path / name).write_text(json.dumps(listed or document))
     found = _pooling_facts(tmp_path, {"hf_pooling": json.dumps(recorded)}, given)
 
-    assert (found["mode"], found["normalize"]) == (mode, normalize)
+    assert (_modes(found["mode"]), found["normalize"]) == (modes, normalize)
 
 
 def test_vectors_that_go_through_more_than_pooling_are_refused(tmp_path):

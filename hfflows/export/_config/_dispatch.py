@@ -33,7 +33,8 @@ TOKENIZER_FILES = (
     "source.spm",
     "tekken.json",
 )
-_DESCRIBING = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
+PREPROCESSOR = "preprocessor_config.json"
+_DESCRIBING = ("config.json", "tokenizer_config.json", PREPROCESSOR)
 _PROCESSOR = "processor_config.json"
 _LOADED_HERE = frozenset(
     {"AutoConfig", "AutoTokenizer", "AutoProcessor", "AutoImageProcessor", "AutoFeatureExtractor"}
@@ -50,7 +51,7 @@ def load_config(directory: str | os.PathLike[str], *, trust_remote_code: bool = 
             that it may not run.
         MissingDependencyError: transformers is not installed.
     """
-    return _from_directory("AutoConfig", Path(directory), trust_remote_code=trust_remote_code)
+    return load_part("AutoConfig", Path(directory), trust_remote_code=trust_remote_code)
 
 
 def load_preprocessor(directory: str | os.PathLike[str], *, trust_remote_code: bool = False) -> Any:
@@ -62,7 +63,7 @@ def load_preprocessor(directory: str | os.PathLike[str], *, trust_remote_code: b
         MissingDependencyError: transformers, or a package that this one needs, is not installed.
     """
     path = Path(directory)
-    return _from_directory(auto_class(path), path, trust_remote_code=trust_remote_code)
+    return load_part(auto_class(path), path, trust_remote_code=trust_remote_code)
 
 
 def auto_class(directory: Path) -> str:
@@ -71,16 +72,23 @@ def auto_class(directory: Path) -> str:
     Raises:
         ExportError: There is nothing that a preprocessor is made of.
     """
-    has_tokenizer = any((directory / name).is_file() for name in TOKENIZER_FILES)
-    described = directory / "preprocessor_config.json"
-    if (directory / _PROCESSOR).is_file() or (described.is_file() and has_tokenizer):
+    is_tokenizer_there = has_tokenizer(directory)
+    described = directory / PREPROCESSOR
+    if (directory / _PROCESSOR).is_file() or (described.is_file() and is_tokenizer_there):
         return "AutoProcessor"
     if described.is_file():
-        return "AutoFeatureExtractor" if _is_of_audio(_read(described)) else "AutoImageProcessor"
-    if has_tokenizer:
+        return (
+            "AutoFeatureExtractor" if _is_of_audio(read_facts(described)) else "AutoImageProcessor"
+        )
+    if is_tokenizer_there:
         return "AutoTokenizer"
     msg = f"{directory} holds no tokenizer, image processor or feature extractor."
     raise ExportError(msg, path=str(directory))
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Return whether a directory holds what a tokenizer is made of."""
+    return any((directory / name).is_file() for name in TOKENIZER_FILES)
 
 
 def _is_of_audio(facts: dict[str, Any]) -> bool:
@@ -89,7 +97,12 @@ def _is_of_audio(facts: dict[str, Any]) -> bool:
     return "feature_extractor_type" in facts and not is_of_images
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_facts(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        ExportError: It is none.
+    """
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -101,7 +114,14 @@ def _read(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _from_directory(name: str, directory: Path, *, trust_remote_code: bool) -> Any:
+def load_part(name: str, directory: Path, *, trust_remote_code: bool) -> Any:
+    """Return what one of transformers' Auto classes makes of a directory.
+
+    Raises:
+        ExportError: It cannot, or it would have to run code that it may not.
+        MissingDependencyError: transformers, or a package that it needs for this, is not
+            installed.
+    """
     try:
         import transformers
     except ImportError as error:
@@ -125,7 +145,7 @@ def _code_named_in(directory: Path) -> set[str]:
     """Return the classes to load that a repo brings along: `file.Class`, `repo--file.Class`."""
     found: set[str] = set()
     for path in (directory / name for name in (*_DESCRIBING, _PROCESSOR)):
-        facts = _read(path).get("auto_map") if path.is_file() else None
+        facts = read_facts(path).get("auto_map") if path.is_file() else None
         named = facts if isinstance(facts, dict) else {}
         for name in _LOADED_HERE.intersection(named):
             values = named[name] if isinstance(named[name], list) else [named[name]]

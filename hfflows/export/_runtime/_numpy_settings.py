@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hfflows.errors import ExportError, MissingDependencyError, SettingsError, UnsupportedModelError
+from hfflows.export._pooling_modes import SWITCHES, stated_modes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,15 +25,6 @@ _POSITIONS_BEGIN_LATER = ("roberta", "camembert", "mpnet", "longformer")
 """Families whose first position is the one behind that of padding."""
 
 _MODULES = ("Transformer", "Pooling", "Normalize")
-_POOLING_KEYS = {
-    "cls": "pooling_mode_cls_token",
-    "max": "pooling_mode_max_tokens",
-    "mean": "pooling_mode_mean_tokens",
-    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
-    "weightedmean": "pooling_mode_weightedmean_tokens",
-    "lasttoken": "pooling_mode_lasttoken",
-}
-"""What sentence-transformers calls them in `1_Pooling/config.json`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +176,8 @@ def _pooling_facts(
     kinds = [str(module.get("type")).rpartition(".")[2] for module in modules]
     stated = {"normalize": "Normalize" in kinds}
     if given is not None:
-        if given not in _POOLING_KEYS:
-            msg = f"pooling={given!r} is none of {', '.join(_POOLING_KEYS)}."
+        if given not in SWITCHES:
+            msg = f"pooling={given!r} is none of {', '.join(SWITCHES)}."
             raise SettingsError(msg, pooling=given)
         return stated | {"mode": given}
     recorded = _recorded(metadata)
@@ -198,9 +190,7 @@ def _pooling_facts(
         raise UnsupportedModelError(msg, modules=more)
     folder = str(modules[kinds.index("Pooling")].get("path")) if "Pooling" in kinds else "1_Pooling"
     found = recorded or _read(directory / folder / "config.json")
-    named = found.get("mode") or found.get("pooling_mode")
-    switched = [mode for mode, key in _POOLING_KEYS.items() if found.get(key)]
-    return stated | found | {"mode": named or switched}
+    return stated | found | {"mode": found.get("mode") or stated_modes(found)}
 
 
 def _recorded(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -214,7 +204,7 @@ def _recorded(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _modes(stated: Any) -> tuple[str, ...]:
     modes = tuple(stated.split("+")) if isinstance(stated, str) else tuple(stated)
-    unknown = [mode for mode in modes if mode not in _POOLING_KEYS]
+    unknown = [mode for mode in modes if mode not in SWITCHES]
     if unknown:
         msg = (
             f"No pooling here is called {', '.join(map(str, unknown))}; use sentence-transformers."

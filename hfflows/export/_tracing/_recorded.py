@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 from hfflows import keys
 from hfflows.errors import MetadataError, SettingsError
 from hfflows.export._onnx import _schema as schema
+from hfflows.export._runtime._files import ONNX_FOLDER
 from hfflows.refs import ParentRef
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
-ONNX_FOLDER = "onnx"
-"""Where repos on the Hub keep their graphs."""
 FIRST_GRAPHS = ("model.onnx", "encoder_model.onnx", "decoder_model.onnx")
 _NAMED_PARENTS = ("model", "checkpoint", "base", "data")
 """Each is in the metadata as `hfflows_<name>_key` and `hfflows_<name>_digest`."""

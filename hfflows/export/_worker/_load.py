@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hfflows.errors import ExportError, MissingDependencyError, UnsupportedModelError
-from hfflows.export._config._loader import load_config
+from hfflows.errors import MissingDependencyError, UnsupportedModelError
+from hfflows.export._config._dispatch import (
+    PREPROCESSOR,
+    has_tokenizer,
+    load_config,
+    load_part,
+    read_facts,
+)
 from hfflows.export._heads import Head, head_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from hfflows.export._settings import ExportSettings
-
-TOKENIZERS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-)
-PREPROCESSOR = "preprocessor_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +32,7 @@ class Loaded:
 
     def tokenizer(self) -> Any | None:
         """Return the tokenizer, `None` when there is none."""
-        if not any((self.source / name).is_file() for name in TOKENIZERS):
+        if not has_tokenizer(self.source):
             return None
         return self._preprocessor("AutoTokenizer")
 
@@ -60,30 +54,11 @@ class Loaded:
     def preprocessor_facts(self) -> dict[str, Any]:
         """Return what stands in `preprocessor_config.json`, empty without it."""
         path = self.source / PREPROCESSOR
-        if not path.is_file():
-            return {}
-        try:
-            facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            msg = f"{path} is not readable JSON."
-            raise ExportError(msg, path=str(path)) from error
-        return facts
+        return read_facts(path) if path.is_file() else {}
 
     def _preprocessor(self, auto_class: str) -> Any:
         # One part at a time: a whole processor needs pillow also where only its tokenizer is used.
-        import transformers
-
-        options = {"local_files_only": True, "trust_remote_code": self.trust_remote_code}
-        try:
-            return getattr(transformers, auto_class).from_pretrained(str(self.source), **options)
-        except ImportError as error:
-            first = str(error).strip().partition("\n")[0]
-            msg = f"{auto_class} for {self.source} needs what is not installed: {first}"
-            raise MissingDependencyError(msg, path=str(self.source)) from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            first = str(error).strip().partition("\n")[0]
-            msg = f"{auto_class} cannot load {self.source}: {first}"
-            raise ExportError(msg, path=str(self.source)) from error
+        return load_part(auto_class, self.source, trust_remote_code=self.trust_remote_code)
 
 
 def load(source: Path, settings: ExportSettings) -> Loaded:

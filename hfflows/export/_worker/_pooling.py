@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from hfflows.errors import ExportError, UnsupportedModelError
+from hfflows.export._pooling_modes import stated_modes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,15 +20,6 @@ if TYPE_CHECKING:
 
 MODULES = "modules.json"
 EMBEDDING = "sentence_embedding"
-_SWITCHES = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
-"""In the order in which sentence-transformers puts the vectors of several modes together."""
 
 
 def pooling_of(source: Path) -> dict[str, Any] | None:
@@ -127,11 +119,7 @@ def _poolers() -> dict[str, Callable[[Any, Any], Any]]:
 
 
 def _mode(facts: dict[str, Any]) -> str:
-    # Since sentence-transformers 5 one word, or several; before, a switch for each.
-    named = facts.get("pooling_mode")
-    if isinstance(named, str):
-        return named
-    modes = named or [mode for switch, mode in _SWITCHES.items() if facts.get(switch)]
+    modes = stated_modes(facts)
     if not modes:
         msg = "1_Pooling/config.json switches no pooling mode on; add one, or delete modules.json."
         raise ExportError(msg)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 import traceback
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from hfflows.errors import (
@@ -16,6 +15,7 @@ from hfflows.errors import (
     TargetError,
     UnsupportedModelError,
 )
+from hfflows.export._settings import exporter_versions
 from hfflows.export._variants import write_variants
 from hfflows.export._worker._axes import check_axes
 from hfflows.export._worker._causal import plan_causal
@@ -42,16 +42,6 @@ EXPORTERS = {
     "torchscript": "torchscript",
     "optimum": "optimum-onnx",
 }
-PACKAGES = (
-    "transformers",
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "onnxscript",
-    "onnx-ir",
-    "optimum",
-    "optimum-onnx",
-)
 REASON_LENGTH = 300
 
 
@@ -97,15 +87,15 @@ def export(
         graphs, opset = _described(output, [graph.file for graph in job.plan(backend).graphs])
     further = (pooling or {}).get("further", [])
     copy_files(source, output, further=further, trust_remote_code=settings.trust_remote_code)
-    first = next(iter(graphs.values()))
+    first, versions = next(iter(graphs.values())), exporter_versions()
     return {
         "files": sorted(
             path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()
         ),
         "pipeline_tag": settings.pipeline_tag or loaded.head.pipeline_tag,
         "architecture": type(loaded.model).__name__,
-        "backend": f"{EXPORTERS[backend]}; transformers {_version('transformers')}; "
-        f"torch {_version('torch')}",
+        "backend": f"{EXPORTERS[backend]}; transformers {versions['transformers']}; "
+        f"torch {versions['torch']}",
         "fallback_reason": reason,
         "opset": opset,
         "input_names": first["inputs"],
@@ -116,7 +106,7 @@ def export(
         "parity_max_difference": float(difference),
         "parity_tolerance": job.tolerance,
         "parity_inputs": difference.shapes,
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": versions,
         "variants": variants,
         "seconds": round(time.monotonic() - began, 2),
     }
@@ -267,10 +257,3 @@ def _described(directory: Path, files: list[str]) -> tuple[dict[str, dict[str, l
     }
     opsets = {item.domain: item.version for item in models[files[0]].opset_import}
     return graphs, opsets.get("", 0)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
