@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from benchmarks.files import check_equal
+from benchmarks.files import check_equal, spread_directories
 from benchmarks.hub import running_hub
 from benchmarks.meter import written_to_disk
 from benchmarks.process import ChildProcess
@@ -67,6 +67,7 @@ class Lab:
 
     def __enter__(self) -> Self:
         self._directory = Path(tempfile.mkdtemp(prefix="hfflows-bench-"))
+        spread_directories(self._directory)
         self._prefix = f"bench-{secrets.token_hex(4)}-"
         return self
 
@@ -115,7 +116,8 @@ class Lab:
 
     def new_path(self) -> Path:
         """Return a path at which nothing is yet."""
-        return self._directory / f"data-{self._number()}"
+        # The random part has ext4 put it somewhere else than the one before.
+        return self._directory / f"data-{self._number()}-{secrets.token_hex(4)}"
 
     def new_files(self, files: FileSet) -> Path:
         """Return a new directory of fresh content."""

@@ -99,6 +99,8 @@ def encode(name: str) -> str:
 
 def decode(segment: str) -> str:
     """Return the name that `encode` made `segment` of."""
+    if "=" not in segment and segment.isascii():
+        return segment
     if segment == "=":
         return ""
     if re.search(r"=(?![0-9A-F]{2})", segment):

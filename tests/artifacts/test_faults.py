@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from hfflows import keys
 from hfflows.artifacts import (
     TransferReport,
     alias_history,
@@ -277,10 +278,10 @@ class Poller:
     def _poll(self):
         while not self._stop.is_set():
             try:
-                for ref in list_artifacts(store=self._store):
-                    if ref.key not in self._seen:
-                        verify_artifact(ref, store=self._store)
-                        self._seen.add(ref.key)
+                listed = {info.key for info in self._store.list(keys.REFS)}
+                for key in listed - self._seen:
+                    verify_artifact(key, store=self._store)
+                    self._seen.add(key)
             except HfflowsError as error:
                 self.faults.append(error)
 

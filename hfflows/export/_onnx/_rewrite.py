@@ -15,6 +15,8 @@ from hfflows.errors import HfflowsError, MetadataError, TargetError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_COPY_BYTES = 8 * 1024 * 1024
+
 Kept = list[tuple[int, int]]
 """Runs of bytes that stay: where each begins and ends."""
 
@@ -107,17 +109,30 @@ def _errors_of(path: Path) -> Iterator[None]:
         raise TargetError(msg, path=str(path)) from error
 
 
+def _begin_writing(descriptor: int, count: int) -> None:
+    """Have the bytes just written go to the disk while the next ones are copied.
+
+    Else all of them wait for `fsync`. Linux writes what it is told to drop, and drops none of
+    it before that; elsewhere the call does nothing of the kind, and no harm.
+    """
+    if hasattr(os, "posix_fadvise"):
+        end = os.lseek(descriptor, 0, os.SEEK_CUR)
+        os.posix_fadvise(descriptor, end - count, count, os.POSIX_FADV_DONTNEED)
+
+
 def _copy_range(source: BinaryIO, target: BinaryIO, start: int, end: int) -> None:
     """Copy bytes, by the kernel where it can."""
     target.flush()
     offset = start
     try:
         while offset < end:
+            size_bytes = min(_COPY_BYTES, end - offset)
             count = os.copy_file_range(
-                source.fileno(), target.fileno(), end - offset, offset_src=offset
+                source.fileno(), target.fileno(), size_bytes, offset_src=offset
             )
             if not count:
                 break
+            _begin_writing(target.fileno(), count)
             offset += count
     except (AttributeError, OSError):  # not on this system, or not between these file systems
         pass
