@@ -52,6 +52,7 @@ METRICS = {
     "steps_per_second": Metric("steps a second", ""),
     "undisturbed_per_second": Metric("undisturbed", ""),
     "throughput_lost": Metric("throughput lost", "%"),
+    "lost_seconds": Metric("lost to a save", "s"),
     "cpu_seconds": Metric("CPU", "s"),
     "peak_bytes": Metric("peak memory", "B"),
     "requests": Metric("requests", ""),

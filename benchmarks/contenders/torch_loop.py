@@ -32,6 +32,7 @@ class TorchLoop:
             files by hand, in a thread.
         in_directory: Save into a directory, without a server on this machine.
         threads: Threads of torch; `None` is its own choice, one a core.
+        nice: Of `Checkpointer`.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class TorchLoop:
         uploader: str = "hfflows",
         in_directory: bool = False,
         threads: int | None = None,
+        nice: int = 19,
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
@@ -50,6 +52,7 @@ class TorchLoop:
             IDENTITY,
             load_policy="none",
             temp_dir_root=Path.cwd(),
+            nice=nice,
             store=hfflows.open_store(self._directory or f"s3://{bucket}"),
         )
         self._threads = ThreadPoolExecutor(1)

@@ -53,6 +53,8 @@ class Checkpointer(Lineage):
         on_error: A failed background save is `raise`d by the next save, by `wait` or at the
             end; or it is logged (`warn`), and the next save is a new try.
         grace_seconds: From SIGTERM to SIGKILL; `None` means `HFFLOWS_GRACE_SECONDS`, else 30.
+        nice: How far saves with `block=False` stand back for training where both want the
+            processor: 0, as an equal, to 19; see nice(2). Linux only.
         log: Where it reports; `None` means the logger `hfflows.checkpoint`.
         store: Where checkpoints lie; `None` means `open_store()`.
 
@@ -71,11 +73,12 @@ class Checkpointer(Lineage):
         when_full: WhenFull = "wait",
         on_error: OnError = "raise",
         grace_seconds: float | None = None,
+        nice: int = 19,
         log: Log | None = None,
         store: Store | None = None,
     ) -> None:
         check_option("load_policy", load_policy, get_args(LoadPolicy))
-        policy = SavePolicy(max_in_flight, when_full, on_error, grace_seconds)
+        policy = SavePolicy(max_in_flight, when_full, on_error, grace_seconds, nice)
         super().__init__(identity, store or open_store(), log)
         self.load_policy = load_policy
         self._temp_dir_root = temp_dir_root

@@ -87,7 +87,7 @@ class Meter:
         self._lock = threading.Lock()
         self._seconds: dict[str, float] = defaultdict(float)
         self._outcomes: Counter[Outcome] = Counter()
-        self._recent: list[tuple[int, float]] = []
+        self._recent: list[tuple[int, float, bool]] = []
         self._first_step: int | None = None
         self._last_step: int | None = None
         self._reached_before: int | None = None
@@ -120,8 +120,15 @@ class Meter:
             with self._lock:
                 self._seconds[what] += self._clock() - began
 
-    def measured(self, commit: Callable[[], ArtifactRef]) -> ArtifactRef:
-        """Return what `commit` returns, and count how it went and how long it took."""
+    def measured(
+        self, commit: Callable[[], ArtifactRef], *, beside_others: bool = False
+    ) -> ArtifactRef:
+        """Return what `commit` returns, and count how it went and how long it took.
+
+        Args:
+            commit: Saves.
+            beside_others: It stood back for others, and took as long as they let it.
+        """
         began = self._clock()
         try:
             ref = commit()
@@ -130,23 +137,24 @@ class Meter:
             raise
         self.ended("saved")
         with self._lock:
-            self._recent = [*self._recent[-2:], (ref.size_bytes, self._clock() - began)]
+            taken = self._clock() - began
+            self._recent = [*self._recent[-2:], (ref.size_bytes, taken, beside_others)]
         return ref
 
     def seconds_for(self, size_bytes: int) -> float:
-        """Return how long a save of this size takes, by the slowest of the last three.
+        """Return how long a save of this size takes once training stands still.
 
-        Without a save to go by it is nothing: then trying is the only way to know.
+        By the slowest of the last three; of saves that stood back for training by the
+        fastest, where there are no others. Without a save to go by it is nothing: then trying
+        is the only way to know.
         """
         with self._lock:
             recent = [*self._recent]
-        return max(
-            (
-                seconds * max(1.0, size_bytes / max(size, _TELLING_BYTES))
-                for size, seconds in recent
-            ),
-            default=0.0,
-        )
+        taken: dict[bool, list[float]] = {True: [], False: []}
+        for size, seconds, beside_others in recent:
+            scale = max(1.0, size_bytes / max(size, _TELLING_BYTES))
+            taken[beside_others].append(seconds * scale)
+        return max(taken[False], default=min(taken[True], default=0.0))
 
     def goodput(self, report: TransferReport) -> Goodput:
         """Return the account so far."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 WhenFull = Literal["wait", "skip"]
 OnError = Literal["raise", "warn"]
 
+_LEAST_PRIORITY = 19  # a nice value, see sched(7)
+
 
 @dataclass(frozen=True, slots=True)
 class SavePolicy:
@@ -35,6 +41,7 @@ class SavePolicy:
         on_error: A failed background save is `raise`d by the next save, by `wait` or at the
             end; or it is logged (`warn`), and the next save is a new try.
         grace_seconds: From SIGTERM to SIGKILL; `None` means `HFFLOWS_GRACE_SECONDS`, else 30.
+        nice: How far background saves stand back for training: 0, as an equal, to 19.
 
     Raises:
         SettingsError: An unknown word, or a number that makes no sense.
@@ -44,6 +51,7 @@ class SavePolicy:
     when_full: WhenFull = "wait"
     on_error: OnError = "raise"
     grace_seconds: float | None = None
+    nice: int = _LEAST_PRIORITY
 
     def __post_init__(self) -> None:
         check_option("when_full", self.when_full, get_args(WhenFull))
@@ -51,6 +59,9 @@ class SavePolicy:
         grace_budget(self.grace_seconds)
         if self.max_in_flight < 1:
             msg = f"max_in_flight={self.max_in_flight}: one save at least must be allowed."
+            raise SettingsError(msg)
+        if self.nice not in range(_LEAST_PRIORITY + 1):
+            msg = f"nice={self.nice!r} is none of the whole numbers from 0 to {_LEAST_PRIORITY}."
             raise SettingsError(msg)
 
 
@@ -127,7 +138,7 @@ class Saver:
 
         def job() -> ArtifactRef:
             try:
-                return self._commit_in_background(staged.path, options)
+                return self._commit_in_background(staged.path, options, nice=self._policy.nice)
             finally:
                 staged.remove()
 
@@ -190,13 +201,22 @@ class Saver:
         """Give up what is under way."""
         self._background.drop()
 
-    def _commit(self, location: Path, options: SaveOptions) -> ArtifactRef:
-        return self._meter.measured(lambda: self._writer.commit(location, options))
+    def _commit(self, location: Path, options: SaveOptions, *, nice: int = 0) -> ArtifactRef:
+        def commit() -> ArtifactRef:
+            if nice:
+                # The store's client may begin threads now, which stay and serve others too.
+                self._writer.find_newest()
+                _stand_back(nice)
+            return self._writer.commit(location, options)
 
-    def _commit_in_background(self, location: Path, options: SaveOptions) -> ArtifactRef:
+        return self._meter.measured(commit, beside_others=nice > 0)
+
+    def _commit_in_background(
+        self, location: Path, options: SaveOptions, *, nice: int = 0
+    ) -> ArtifactRef:
         try:
             with self._meter.timed("background"):
-                return self._commit(location, options)
+                return self._commit(location, options, nice=nice)
         except Exception as error:
             if self._policy.on_error == "warn":
                 self._log.warning("Checkpoint %r was not saved: %s", options.name, error)
@@ -245,3 +265,16 @@ class Saver:
         for other in errors[1:]:
             self._log.warning("Another background save failed: %s", other)
         raise errors[0]
+
+
+def _stand_back(nice: int) -> None:
+    """Let this thread, and those that it starts from now on, run when others leave time.
+
+    A thread cannot take it back without being root. Linux only: elsewhere the number that
+    names a thread means a process. Where it is forbidden, the save is as important as training.
+    """
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        with suppress(OSError):
+            if nice > os.getpriority(os.PRIO_PROCESS, thread):
+                os.setpriority(os.PRIO_PROCESS, thread, nice)

@@ -112,6 +112,11 @@ class Writer:
         retain(ref, self._retention, store=self._store, log=self._log)
         return ref
 
+    def find_newest(self) -> None:
+        """Ask the store what the next checkpoint must be newer than; once, ahead of a commit."""
+        with self._lock:
+            self._newest()
+
     def build_on(self, ref: ArtifactRef) -> None:
         """Take it that a checkpoint's objects are in the store: it was just loaded."""
         with self._lock:

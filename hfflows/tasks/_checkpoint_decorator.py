@@ -157,6 +157,7 @@ def checkpoint(
     when_full: WhenFull = ...,
     on_error: OnError = ...,
     grace_seconds: float | None = ...,
+    nice: int = ...,
     store: StoreLike | None = ...,
 ) -> Callable[[Function], Function]: ...
 
@@ -175,6 +176,7 @@ def checkpoint(
     when_full: WhenFull = "wait",
     on_error: OnError = "raise",
     grace_seconds: float | None = None,
+    nice: int = 19,
     store: StoreLike | None = None,
 ) -> Any:
     """Give a function checkpoints: `current.checkpoint`, a `Checkpointer` around its body.
@@ -202,6 +204,8 @@ def checkpoint(
         on_error: A failed background save is `raise`d by the next save, by `wait` or at the
             end; or it is logged (`warn`), and the next save is a new try.
         grace_seconds: From SIGTERM to SIGKILL; `None` means `HFFLOWS_GRACE_SECONDS`, else 30.
+        nice: How far saves with `block=False` stand back for training where both want the
+            processor: 0, as an equal, to 19; see nice(2). Linux only.
         store: A store or its URL; `None` means `HFFLOWS_STORE_URL`.
 
     Raises:
@@ -209,7 +213,7 @@ def checkpoint(
             At the call: no Prefect run and no `identity`; inputs that are no JSON values and
             no `key`; `eager` without `key`, and calls with different inputs.
     """
-    saves = SavePolicy(max_in_flight, when_full, on_error, grace_seconds)
+    saves = SavePolicy(max_in_flight, when_full, on_error, grace_seconds, nice)
     setup = _CheckpointSetup(
         load_policy, key, task_name, identity, retention, temp_dir_root, saves, store
     )

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -373,6 +374,35 @@ def test_a_forked_child_neither_waits_for_its_parents_save_nor_deletes_its_files
         assert pending.result(30) == ckpt.latest()
 
 
+# Priority --------------------------------------------------------------------------------
+
+
+class Noted(FaultyStore):
+    """A store that notes the nice value of the threads that write to it."""
+
+    nice = ()
+
+    def _call(self, method, key, function):
+        if method in {"put", "put_stream", "create"}:
+            self.nice += (os.getpriority(os.PRIO_PROCESS, threading.get_native_id()),)
+        return super()._call(method, key, function)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+@pytest.mark.parametrize(("options", "nice"), [({}, 19), ({"nice": 3}, 3), ({"nice": 0}, 0)])
+def test_background_saves_stand_back_and_others_do_not(memory_store, options, nice):
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    store = Noted(memory_store)
+    with checkpointer(store, **options) as ckpt:
+        (ckpt.directory / "large.bin").write_bytes(os.urandom(1 << 20))
+        save(ckpt, "beside").result()
+        assert set(store.nice) == {max(before, nice)}
+        store.nice = ()
+        save(ckpt, "after", block=True)
+
+    assert set(store.nice) == {before}
+
+
 # Options, steps, deletion -------------------------------------------------------------------
 
 
@@ -383,6 +413,8 @@ def test_a_forked_child_neither_waits_for_its_parents_save_nor_deletes_its_files
         ({"on_error": "ignore"}, "on_error='ignore' is none of raise, warn"),
         ({"max_in_flight": 0}, "max_in_flight=0"),
         ({"grace_seconds": -1}, "grace period -1"),
+        ({"nice": 20}, "nice=20 is none of the whole numbers from 0 to 19"),
+        ({"nice": 0.5}, "nice=0.5"),
     ],
 )
 def test_wrong_options_are_refused(memory_store, options, message):

@@ -117,6 +117,21 @@ def test_how_long_a_save_will_take(clock, recent, size, seconds):
 
 
 @pytest.mark.parametrize(
+    ("recent", "seconds"),
+    [
+        ([(9, True), (5, True), (7, True)], 5),  # no longer than that when nothing else runs
+        ([(9, True), (1, False), (2, False)], 2),
+        ([(1, False), (9, True), (8, True), (7, True)], 7),
+    ],
+)
+def test_saves_that_stood_back_say_little_of_how_long_the_last_one_takes(clock, recent, seconds):
+    meter = Meter(clock)
+    for took, beside_others in recent:
+        meter.measured(saved(clock, took, 100 << 20), beside_others=beside_others)
+    assert meter.seconds_for(100 << 20) == seconds
+
+
+@pytest.mark.parametrize(
     ("metadata", "step"),
     [({}, None), ({"step": 3}, 3), ({"step": "3"}, None), ({"step": True}, None)],
 )

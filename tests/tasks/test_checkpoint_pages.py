@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from prefect.runtime import flow_run
 
 import hfflows
 from hfflows.artifacts import read_tree
+from hfflows.checkpoint import SavePolicy
 from hfflows.errors import SettingsError
 from hfflows.identity import RunIdentity
 from hfflows.tasks import checkpoint, current, model
@@ -165,9 +167,10 @@ def test_save_options_are_checked_at_decoration():
 
 
 def test_save_options_reach_the_checkpointer(tmp_path: Path):
-    @checkpoint(identity=ME, max_in_flight=3, when_full="skip", on_error="warn", grace_seconds=60)
-    def train():
-        policy = current.checkpoint._saver._policy
-        return policy.max_in_flight, policy.when_full, policy.on_error, policy.grace_seconds
+    options = SavePolicy(3, "skip", "warn", 60, 5)
 
-    assert train() == (3, "skip", "warn", 60)
+    @checkpoint(identity=ME, **asdict(options))
+    def train():
+        return current.checkpoint._saver._policy
+
+    assert train() == options
