@@ -2,6 +2,7 @@ import contextlib
 import io
 import os
 import resource
+import shutil
 import stat
 import struct
 
@@ -18,6 +19,7 @@ from hfflows.export import (
     inject_hub_metadata,
     read_onnx_metadata,
 )
+from hfflows.export._onnx import _rewrite
 from hfflows.export._onnx._file import LARGEST_BYTES
 from hfflows.export._onnx._schema import DIGEST, EXPORT_TIMESTAMP
 from hfflows.testing._store_wrapper import StoreWrapper
@@ -90,6 +92,20 @@ def test_what_was_read_can_be_written_again(path, in_place):
     inject_hub_metadata(path, entries, in_place=in_place)
 
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_it_does_not_matter_in_how_many_pieces_a_file_is_copied(path, monkeypatch, by_kernel):
+    twin = path.with_name("twin.onnx")
+    shutil.copyfile(path, twin)
+    inject_hub_metadata(twin, HUB)
+
+    monkeypatch.setattr(_rewrite, "_COPY_BYTES", 7)
+    if not by_kernel:
+        monkeypatch.delattr(os, "copy_file_range", raising=False)
+        monkeypatch.delattr(os, "posix_fadvise", raising=False)
+    inject_hub_metadata(path, HUB)
+    assert path.read_bytes() == twin.read_bytes()
 
 
 def test_old_entries_of_ours_are_replaced(path, in_place):
